@@ -1,0 +1,134 @@
+"""Probabilistic PCA."""
+
+from __future__ import annotations
+
+import pyro
+import torch
+from pyro.distributions import Normal
+from pyro.nn import PyroParam
+from torch import Tensor
+from torch.distributions import MultivariateNormal, constraints
+
+from pyro_lvm import linear_gaussian
+from pyro_lvm.errors import PairError
+from pyro_lvm.modules import PairModule
+from pyro_lvm.plate import data_plate, observe
+
+# Of the features' root mean variance.
+_SMALLEST_UNIT = 1e-3
+
+
+class PPCA(PairModule):
+    r"""Probabilistic PCA (Tipping and Bishop 1999): a linear map of a few latent coordinates plus isotropic noise.
+
+    .. math:: z_n \sim N(0, I_d), \qquad x_n \mid z_n \sim N(W z_n + \mu, \sigma^2 I_D)
+
+    The parameters are held relative to each feature's mean and standard deviation (``origin`` and ``unit``), which no
+    loading can exceed at the maximum of the likelihood, so that one learning rate fits data on any scale;
+    :attr:`loadings`, :attr:`mean` and :attr:`noise_variance` are in the data's units.
+
+    Args:
+        data_dim: Number of features D.
+        latent_dim: Number of latent coordinates d, at least 1 and below D.
+
+    Raises:
+        PairError: ``latent_dim`` is not between 1 and D - 1.
+    """
+
+    origin: Tensor
+    unit: Tensor
+    relative_noise_scale: Tensor
+    # Of the relative parameters, so the same for every scale of data.
+    learning_rate = 0.1
+
+    def __init__(self, data_dim: int, latent_dim: int = 2) -> None:
+        super().__init__()
+        if not 1 <= latent_dim < data_dim:
+            raise PairError(
+                f"latent_dim={latent_dim} with {data_dim} features: probabilistic PCA needs 1 <= latent_dim < "
+                f"{data_dim}; choose a smaller latent_dim or data with more features"
+            )
+        self.register_buffer("origin", torch.zeros(data_dim))
+        self.register_buffer("unit", torch.ones(data_dim))
+        self.relative_loadings = torch.nn.Parameter(0.1 * torch.randn(data_dim, latent_dim))
+        self.relative_mean = torch.nn.Parameter(torch.zeros(data_dim))
+        self.relative_noise_scale = PyroParam(  # type: ignore[assignment]
+            torch.ones(()), constraint=constraints.positive
+        )
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latent coordinates d."""
+        return int(self.relative_loadings.shape[1])
+
+    @property
+    def loadings(self) -> Tensor:
+        """W, shape (D, d), in the data's units."""
+        return self.unit[:, None] * self.relative_loadings
+
+    @property
+    def mean(self) -> Tensor:
+        """mu, shape (D,), in the data's units."""
+        return self.origin + self.unit * self.relative_mean
+
+    @property
+    def noise_scale(self) -> Tensor:
+        """sigma, a scalar in the data's units."""
+        return self.unit.square().mean().sqrt() * self.relative_noise_scale
+
+    @property
+    def noise_variance(self) -> Tensor:
+        """sigma squared, a scalar in the data's squared units."""
+        return self.noise_scale**2
+
+    def forward(self, x: Tensor) -> None:
+        """The generative story of a batch of rows, shape (rows, D), NaN where missing."""
+        with data_plate(x):
+            z = pyro.sample("z", Normal(x.new_zeros(self.latent_dim), 1.0).to_event(1))
+            observe("x", self.decode(z), x)
+
+    def decode(self, z: Tensor) -> Normal:
+        """p(x | z), one density an entry, shape (..., D), for latent coordinates of shape (..., d)."""
+        return Normal(z @ self.loadings.T + self.mean, self.noise_scale)
+
+    def start(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+        """Start from data: mean and scale of the rows, and small random loadings.
+
+        Args:
+            x: Rows, shape (rows, D), NaN where missing.
+            generator: Source of the random loadings.
+        """
+        rows = x.double()
+        origin = torch.nanmean(rows, 0)
+        variance = torch.nanmean((rows - origin) ** 2, 0)
+        # A feature that hardly varies gets room to, should the rows to come vary more.
+        unit = variance.clamp(min=_SMALLEST_UNIT**2 * float(variance.mean())).sqrt()
+        with torch.no_grad():
+            self.origin.copy_(origin)
+            self.unit.copy_(torch.where(unit > 0, unit, 1.0))
+            draws = torch.randn(self.relative_loadings.shape, generator=generator)
+            # Large random loadings start with the data explained by the wrong directions, and stay there for long.
+            self.relative_loadings.copy_(0.1 * draws)
+            self.relative_mean.zero_()
+        self.relative_noise_scale = torch.ones_like(self.relative_noise_scale)
+        self.started.fill_(True)
+
+    def log_evidence(self, x: Tensor) -> Tensor:
+        """Exact log p(x) in nats, shape (rows,); rows with missing entries by their observed part."""
+        return linear_gaussian.log_evidence(x, self.loadings, self.mean, self.noise_variance)
+
+    def exact_posterior(self, x: Tensor) -> MultivariateNormal:
+        """Exact p(z | x), batch shape (rows,), event shape (d,)."""
+        return linear_gaussian.posterior(x, self.loadings, self.mean, self.noise_variance)
+
+    def maximum_likelihood(self, x: Tensor) -> PPCA:
+        """A model of the same size at the closed-form maximum of the likelihood of complete rows, shape (rows, D)."""
+        best = linear_gaussian.maximum_likelihood(x, self.latent_dim)
+        # In float64, the precision of the exact answers that it is there to give.
+        model = PPCA(x.shape[1], self.latent_dim).to(x.device, torch.float64)
+        with torch.no_grad():
+            model.relative_loadings.copy_(best.loadings)
+            model.relative_mean.copy_(best.mean)
+        model.relative_noise_scale = best.noise_variance.sqrt()
+        model.started.fill_(True)
+        return model

@@ -1,0 +1,90 @@
+"""The ELBO of each row by Monte Carlo, from Pyro's own traces of any pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_lvm.pair import Pair
+from pyro_lvm.plate import feeding
+
+# Rows times features that one chunk may hold: 32 MiB in float32 for each tensor that a model makes of it.
+_CHUNK_ENTRIES = 2**23
+
+
+def row_elbo(pair: Pair, x: Tensor, num_particles: int = 1, *, seed: int = 0) -> Tensor:
+    r"""Monte Carlo estimate of each row's ELBO.
+
+    .. math:: \frac{1}{S} \sum_{s=1}^{S} \log p(x_n, z_n^s) - \log q(z_n^s \mid x_n), \qquad z_n^s \sim q(z_n \mid x_n)
+
+    The noise depends on the seed and the rows alone, so that the same rows under two sets of parameters are compared
+    under the same noise. Where all rows share a latent, each row carries 1/N of its terms.
+
+    Args:
+        pair: Any pair whose rows are independent given what they share.
+        x: Rows, shape (rows, ...), on the pair's device.
+        num_particles: Draws S a row.
+        seed: Of the draws; the caller's random state is left as it was.
+
+    Returns:
+        Nats a row, shape (rows,), float64.
+    """
+    random_state = pyro.util.get_rng_state()
+    pyro.set_rng_seed(seed)
+    chunk_rows = max(1, _CHUNK_ENTRIES // max(1, x[:1].numel()))
+    try:
+        with torch.no_grad(), poutine.block():
+            return torch.cat(
+                [_chunk_elbo(pair, chunk, num_particles, total_rows=len(x)) for chunk in x.split(chunk_rows)]
+            )
+    finally:
+        pyro.util.set_rng_state(random_state)
+
+
+def elbo_draws(pair: Pair, x: Tensor, num_draws: int, *, seed: int = 0) -> Tensor:
+    """The rows' mean ELBO for each of several independent draws, in nats a row, shape (num_draws,), float64.
+
+    Their mean estimates the rows' ELBO and their spread its Monte Carlo error, for these rows.
+    """
+    return torch.stack([row_elbo(pair, x, seed=seed + draw).mean() for draw in range(num_draws)])
+
+
+def _chunk_elbo(pair: Pair, x: Tensor, num_particles: int, total_rows: int) -> Tensor:
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    # Each chunk is its own data set here: the scale N/B would multiply every row's terms.
+    with feeding(None):
+        for _ in range(num_particles):
+            guide = poutine.trace(pair.run_guide).get_trace(x)
+            model = poutine.trace(poutine.replay(pair.run_model, trace=guide)).get_trace(x)
+            total += _row_log_prob(model, len(x), total_rows) - _row_log_prob(guide, len(x), total_rows)
+    return total / num_particles
+
+
+def _row_frame(stack: Any, num_rows: int) -> Any:
+    """The plate over rows: the one called ``data``, else the innermost of the rows' size, else None."""
+    over_rows = [frame for frame in stack if frame.vectorized and frame.size == num_rows]
+    return max(over_rows, key=lambda frame: (frame.name == "data", frame.dim), default=None)
+
+
+def _row_log_prob(trace: Any, num_rows: int, total_rows: int) -> Tensor:
+    trace.compute_log_prob()
+    total: Tensor | float = 0.0
+    for site in trace.nodes.values():
+        if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
+            continue
+        log_prob = site["log_prob"].double()
+        rows = _row_frame(site["cond_indep_stack"], num_rows)
+        if rows is not None:
+            shape = torch.broadcast_shapes(log_prob.shape, (num_rows,) + (1,) * (-rows.dim - 1))
+            by_row = log_prob.expand(shape).movedim(rows.dim, -1).reshape(-1, num_rows).sum(0)
+            # A plate that knows the whole data set's size scales each row by N/B.
+            total = total + by_row * (rows.size / (rows.full_size or rows.size))
+        else:
+            total = total + log_prob.sum() / total_rows
+    if not isinstance(total, Tensor):
+        return torch.zeros(num_rows, dtype=torch.float64)
+    return total.expand(num_rows)

@@ -1,0 +1,306 @@
+"""Training a pair: ``fit``."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer import ELBO, Trace_ELBO
+from torch import Tensor
+
+from pyro_lvm.data import as_rows
+from pyro_lvm.errors import DataError, PairError, TrainingError
+from pyro_lvm.history import History
+from pyro_lvm.pair import Half, Pair
+from pyro_lvm.progress import Reporter
+from pyro_lvm.svi import FusedOptim
+from pyro_lvm.training import Callback, Trainer
+
+_DEFAULT_LR = 0.01
+
+
+@dataclass
+class FitResult:
+    """A trained pair and how it came to be.
+
+    Attributes:
+        pair: The trained pair.
+        history: One record for every hundredth of a schedule.
+        stopped: Why training ended: ``converged``, ``budget``, ``early stopping``, ``not converged`` (the limit of
+            steps came first), ``interrupted`` or ``callback``.
+        steps: Steps taken.
+        seconds: Time taken.
+        num_rows: Rows trained on.
+        device: Where.
+        validation: The rows held out, or None; their place in the data is :attr:`validation_rows`.
+    """
+
+    pair: Pair
+    history: History
+    stopped: str
+    steps: int
+    seconds: float
+    num_rows: int
+    device: str
+    validation_rows: np.ndarray[Any, np.dtype[np.int64]] | None = None
+
+    @property
+    def converged(self) -> bool:
+        """Whether training stopped by its own measure of convergence."""
+        return self.stopped == "converged"
+
+
+def fit(
+    model: Half,
+    guide: Half,
+    data: Any,
+    *,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch_size: int = 256,
+    lr: float | None = None,
+    elbo: ELBO | type[ELBO] | None = None,
+    particles: int = 1,
+    train: Literal["both", "guide", "model"] = "both",
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    optimizer_options: dict[str, Any] | None = None,
+    clip_norm: float | None = None,
+    averaging: bool = True,
+    validation: float | Tensor | None = None,
+    patience: int = 5,
+    tolerance: float = 1e-3,
+    max_steps: int = 200_000,
+    start: bool = True,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+    pair: Pair | None = None,
+) -> FitResult:
+    r"""Train a pair by stochastic variational inference: ``pyro.infer.SVI`` on the ELBO a row.
+
+    Adam's rate falls as lr * 0.001^(t/T) over T steps, and the parameters are averaged with weight 9 / (t + 8)
+    (polynomial-decay averaging; Shamir and Zhang 2013). With a budget (``steps`` or ``epochs``) T is the budget.
+    Without one, rounds of 2000, 4000, 8000, ... steps follow each other until the next, judging by the gains of the
+    last two, would gain less than ``tolerance`` nats a row; a round that lost is taken back and the rate divided by
+    three.
+
+    Args:
+        model: ``model(x)``; see :class:`pyro_lvm.Pair`.
+        guide: ``guide(x)``.
+        data: Rows: a tensor (rows, ...), an array, a table or a :class:`pyro_lvm.data.Dataset`; NaN where missing.
+        steps: Budget in gradient steps.
+        epochs: Budget in passes over the rows, instead of ``steps``.
+        batch_size: Rows a step; all of them where there are fewer.
+        lr: First learning rate; None for the model's ``learning_rate``, else 0.01.
+        elbo: A Pyro ELBO, or a class of one; None for ``Trace_ELBO``.
+        particles: Draws a row and step, for an ELBO that is not given as an object.
+        train: ``"both"``, or one half alone: ``"guide"`` is the variational E-step, ``"model"`` the M-step.
+        optimizer: A ``torch.optim`` class; one object of it steps all parameters.
+        optimizer_options: Its other arguments.
+        clip_norm: Largest norm of the gradient of the loss a row.
+        averaging: Whether to average the parameters.
+        validation: Held-out rows, or the fraction to hold out at random; training stops early once their ELBO has
+            worsened, and the best parameters are kept.
+        patience: Checks without gain on the validation rows that end a budget early; twenty are made.
+        tolerance: Nats a row that a further round would have to gain, where there is no budget.
+        max_steps: Limit where there is no budget.
+        start: Give what is trained and has not been started a start from data (:meth:`pyro_lvm.Pair.start`).
+        device: ``"auto"`` takes CUDA where there is one.
+        seed: Of batches, noise and starts. The caller's random state is left as it was.
+        callbacks: Called with a :class:`TrainingState` for each record of the history.
+        progress: Show how far it is, with the current ELBO.
+        pair: The :class:`pyro_lvm.Pair` that ``model`` and ``guide`` are of, where there is one already.
+
+    Returns:
+        The trained pair and its history. Ctrl-C ends training and keeps what was learned.
+
+    Raises:
+        DataError: The data cannot be used.
+        PairError: The pair cannot be used with the data.
+        TrainingError: Options contradict each other, or the loss is not finite (the pair then holds its last good
+            state).
+
+    Example:
+        >>> from pyro_lvm import data, fit
+        >>> from pyro_lvm.guides import LinearGaussian
+        >>> from pyro_lvm.models import PPCA
+        >>> result = fit(PPCA(64, 2), LinearGaussian(64, 2), data.load("digits"), steps=20)
+        >>> result.stopped
+        'budget'
+    """
+    _check_options(steps, epochs, batch_size, lr, particles, train, tolerance, max_steps, patience)
+    target = choose_device(device)
+    rows = _to_tensor(data)
+    train_rows, validation_rows, held_out = hold_out(rows, validation, seed)
+    pair = pair if pair is not None else Pair(model, guide)
+    complete = not bool(torch.isnan(rows).any()) if rows.is_floating_point() else True
+    if not complete and getattr(pair.guide, "accepts_missing", True) is False:
+        raise PairError(
+            f"the data has {int(torch.isnan(rows).sum())} missing entries, which the guide "
+            f"{type(pair.guide).__name__} cannot take: use a guide that accepts missing entries, or drop those rows"
+        )
+    batch_size = min(batch_size, len(train_rows))
+    trainer = Trainer(
+        pair=pair,
+        x=train_rows.to(target),
+        validation=None if validation_rows is None else validation_rows.to(target),
+        complete=complete,
+        batch_size=batch_size,
+        lr=lr if lr is not None else float(getattr(pair.model, "learning_rate", _DEFAULT_LR)),
+        make_elbo=lambda: _fresh_elbo(elbo, particles),
+        make_optim=lambda: FusedOptim(optimizer, dict(optimizer_options or {}), clip_norm),
+        averaging=averaging,
+        patience=patience,
+        callbacks=callbacks,
+    )
+    began = time.perf_counter()
+    if epochs is not None:
+        steps = max(1, round(epochs * max(1, len(train_rows) // batch_size)))
+    with _seeded(seed), Reporter("fitting", enabled=progress) as reporter:
+        pair.to(target)
+        trainer.prepare(train, start, torch.Generator().manual_seed(seed))
+        try:
+            if steps is not None:
+                stopped = trainer.run_schedule(steps, reporter)
+            else:
+                stopped = trainer.run_until_converged(tolerance, max_steps, reporter)
+        except KeyboardInterrupt:
+            trainer.adopt_average()
+            stopped = "interrupted"
+    return FitResult(
+        pair=pair,
+        history=trainer.history,
+        stopped=stopped,
+        steps=trainer.step,
+        seconds=time.perf_counter() - began,
+        num_rows=len(train_rows),
+        device=str(target),
+        validation_rows=held_out,
+    )
+
+
+def _check_options(
+    steps: int | None,
+    epochs: float | None,
+    batch_size: int,
+    lr: float | None,
+    particles: int,
+    train: str,
+    tolerance: float,
+    max_steps: int,
+    patience: int,
+) -> None:
+    if steps is not None and epochs is not None:
+        raise TrainingError(f"steps={steps} and epochs={epochs}: give one budget or none, not both")
+    if train not in ("both", "guide", "model"):
+        raise TrainingError(f"train={train!r}: expected 'both', 'guide' or 'model'")
+    for name, value in (
+        ("steps", steps),
+        ("epochs", epochs),
+        ("batch_size", batch_size),
+        ("lr", lr),
+        ("particles", particles),
+        ("tolerance", tolerance),
+        ("max_steps", max_steps),
+        ("patience", patience),
+    ):
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise TrainingError(f"{name}={value}: expected a positive number")
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """The device of a name; ``"auto"`` takes CUDA where there is one.
+
+    Raises:
+        TrainingError: It is not to be had.
+    """
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(
+            f"device {str(device)!r} is not to be had here ({str(error).splitlines()[0]}): use 'auto', 'cpu' or 'cuda'"
+        ) from error
+    return chosen
+
+
+def _to_tensor(data: Any) -> Tensor:
+    if isinstance(data, Tensor):
+        # As it is, whatever its shape: a pair of one's own may want images, sequences or counts.
+        if data.dim() < 1 or len(data) < 2:
+            raise DataError(f"the data has shape {tuple(data.shape)}: expected at least 2 rows")
+        if data.is_floating_point() and bool(torch.isinf(data).any()):
+            raise DataError(f"the data has {int(torch.isinf(data).sum())} infinite entries: remove or replace them")
+        return data.float() if data.is_floating_point() else data
+    return as_rows(data).rows
+
+
+def hold_out(
+    rows: Tensor, validation: float | Tensor | None, seed: int
+) -> tuple[Tensor, Tensor | None, np.ndarray[Any, np.dtype[np.int64]] | None]:
+    """Part rows into those to train on and those to validate on.
+
+    Args:
+        rows: All rows.
+        validation: The fraction to hold out at random, or the rows to validate on, or None.
+        seed: Of the choice.
+
+    Returns:
+        The training rows, the validation rows or None, and the latter's places in ``rows`` or None.
+
+    Raises:
+        DataError: The validation rows' shape isn't the training rows'.
+        TrainingError: The fraction leaves too few rows on one side.
+    """
+    if validation is None:
+        return rows, None, None
+    if isinstance(validation, Tensor):
+        if validation.shape[1:] != rows.shape[1:]:
+            raise DataError(
+                f"validation rows have shape {tuple(validation.shape[1:])}, the training rows "
+                f"{tuple(rows.shape[1:])}: expected the same"
+            )
+        return rows, validation, None
+    count = round(validation * len(rows)) if 0 < validation < 1 else 0
+    if not (count > 0 and len(rows) - count >= 2):
+        raise TrainingError(
+            f"validation={validation} of {len(rows)} rows: expected a fraction between 0 and 1 that leaves at least "
+            "one row to validate on and two to train on"
+        )
+    order = np.random.default_rng(seed).permutation(len(rows))
+    held_out = np.sort(order[:count])
+    kept = np.sort(order[count:])
+    return rows[torch.from_numpy(kept)], rows[torch.from_numpy(held_out)], held_out
+
+
+def _fresh_elbo(elbo: ELBO | type[ELBO] | None, particles: int) -> ELBO:
+    if elbo is None:
+        return Trace_ELBO(num_particles=particles)
+    if isinstance(elbo, type):
+        return elbo(num_particles=particles)
+    # An ELBO object remembers the plates of the first pair that it saw.
+    return copy.copy(elbo)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    state = pyro.util.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    pyro.set_rng_seed(seed)
+    try:
+        yield
+    finally:
+        pyro.util.set_rng_state(state)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)

@@ -1,0 +1,125 @@
+"""Grading a pair against the truth, in nats a row, where its model knows the truth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_lvm.elbo import elbo_draws
+from pyro_lvm.linear_gaussian import gaussian_kl, principal_angle
+from pyro_lvm.pair import Encodes, HasExactPosterior, HasLogEvidence, HasMaximumLikelihood, Pair
+
+# Draws a row for the ELBO: near the exact posterior every draw gives the same value, and far from it the standard error
+# says how little they tell.
+_ELBO_PARTICLES = 16
+# The ELBO by Monte Carlo and the one by the algebra come from different code; more standard errors apart than this, or
+# more nats than float32 can lose in a row's sums, and one of the two is wrong.
+_ELBO_ERRORS = 6.0
+_FLOAT32_ERROR = 1e-5
+
+
+@dataclass(frozen=True)
+class Grade:
+    """How good a model and its guide are on some rows; nats a row, None for what the pair cannot tell.
+
+    Attributes:
+        num_rows: Rows graded on.
+        log_evidence: Mean exact log p(x) under the trained model.
+        log_evidence_ml: The same under the model at the maximum of the likelihood of the training rows.
+        gap: ``log_evidence_ml - log_evidence``: how far the model is from the best.
+        kl_to_exact: Mean KL(q || exact posterior): how far the guide is from the truth.
+        elbo: The ELBO, estimated from Pyro's traces.
+        elbo_standard_error: Of that estimate, over draws.
+        elbo_exact: ``log_evidence - kl_to_exact``, what the ELBO must be.
+        principal_angle_deg: Largest angle between the span of the loadings and the best one, degrees. It can be large
+            at a tiny gap, where eigenvalues nearly tie.
+        noise_variance: Of the trained model.
+        noise_variance_ml: At the maximum of the likelihood.
+    """
+
+    num_rows: int
+    elbo: float
+    elbo_standard_error: float
+    log_evidence: float | None = None
+    log_evidence_ml: float | None = None
+    gap: float | None = None
+    kl_to_exact: float | None = None
+    elbo_exact: float | None = None
+    principal_angle_deg: float | None = None
+    noise_variance: float | None = None
+    noise_variance_ml: float | None = None
+
+    @property
+    def elbo_agrees(self) -> bool | None:
+        """Whether the estimated ELBO is the exact one within its error; None where there is no exact one."""
+        if self.elbo_exact is None:
+            return None
+        allowed = _ELBO_ERRORS * self.elbo_standard_error + _FLOAT32_ERROR * (1 + abs(self.elbo_exact))
+        return abs(self.elbo - self.elbo_exact) <= allowed
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as plain JSON."""
+        figures = dict(vars(self))
+        return {name: figures[name] for name in figures}
+
+
+def grade(pair: Pair, x: Tensor, *, train_rows: Tensor | None = None, seed: int = 0) -> Grade:
+    r"""Grade a pair on rows, against exact answers where its model has them.
+
+    .. math:: \text{ELBO} = \log p(x) - \mathrm{KL}(q(z \mid x) \,\|\, p(z \mid x))
+
+    The model's exact evidence and posterior are computed in float64; the ELBO is estimated separately from Pyro's own
+    traces, so that the identity is checked, not assumed.
+
+    Args:
+        pair: A trained pair.
+        x: Rows to grade on, shape (rows, ...).
+        train_rows: The rows that the model was trained on, where ``x`` is others; the maximum of the likelihood is
+            theirs.
+        seed: Of the ELBO's draws.
+
+    Returns:
+        The figures, means over the rows.
+    """
+    x = x.to(pair.device)
+    elbos = elbo_draws(pair, x, _ELBO_PARTICLES, seed=seed)
+    figures: dict[str, Any] = {
+        "num_rows": len(x),
+        "elbo": float(elbos.mean()),
+        "elbo_standard_error": float(elbos.std() / math.sqrt(_ELBO_PARTICLES)),
+    }
+    model = pair.model
+    with torch.no_grad():
+        if isinstance(model, HasLogEvidence):
+            figures["log_evidence"] = float(model.log_evidence(x).mean())
+        if isinstance(model, HasExactPosterior) and isinstance(pair.guide, Encodes):
+            kl = float(gaussian_kl(pair.guide.encode(x), model.exact_posterior(x)).mean())
+            figures["kl_to_exact"] = kl
+            if "log_evidence" in figures:
+                figures["elbo_exact"] = figures["log_evidence"] - kl
+        fitted_to = x if train_rows is None else train_rows.to(pair.device)
+        if hasattr(model, "noise_variance") and model.noise_variance.numel() == 1:
+            figures["noise_variance"] = float(model.noise_variance)
+        # The closed form is of complete rows.
+        if isinstance(model, HasMaximumLikelihood) and not bool(torch.isnan(fitted_to).any()):
+            figures |= _against_maximum_likelihood(model, x, fitted_to, figures.get("log_evidence"))
+    return Grade(**figures)
+
+
+def _against_maximum_likelihood(
+    model: HasMaximumLikelihood, x: Tensor, fitted_to: Tensor, log_evidence: float | None
+) -> dict[str, float]:
+    best: Any = model.maximum_likelihood(fitted_to)
+    log_evidence_ml = float(best.log_evidence(x).mean())
+    figures = {"log_evidence_ml": log_evidence_ml}
+    if log_evidence is not None:
+        figures["gap"] = log_evidence_ml - log_evidence
+    if hasattr(model, "loadings"):
+        figures["principal_angle_deg"] = principal_angle(model.loadings, best.loadings)
+    if hasattr(best, "noise_variance") and best.noise_variance.numel() == 1:
+        figures["noise_variance_ml"] = float(best.noise_variance)
+    return figures
