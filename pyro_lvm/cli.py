@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Never
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +17,9 @@ from pyro_lvm.errors import PairError, PyroLvmError
 from pyro_lvm.figures import save_figures
 from pyro_lvm.runs import DataSource, Run, evaluate_run, fit_run
 from pyro_lvm.tables import grade_table
+
+# Some releases of typer bring a click of their own: its exceptions are reached through typer alone.
+_ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 app = typer.Typer(
     name="pyro-lvm",
@@ -150,14 +152,12 @@ def main(arguments: list[str] | None = None) -> Never:
     """Run the command line; whatever a person can mend is one line on standard error and exit code 2."""
     try:
         code = app(args=arguments, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError:
-        # The help was printed.
+    except (PyroLvmError, _ClickException) as error:
+        message = error.format_message() if isinstance(error, _ClickException) else str(error)
+        if message:  # without a command, the help has been printed
+            print(f"pyro-lvm: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
-    except (PyroLvmError, click.ClickException) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        print(f"pyro-lvm: {' '.join(message.split())}", file=sys.stderr)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("pyro-lvm: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pandas as pd
@@ -37,11 +38,10 @@ class History:
     @classmethod
     def load(cls, path: Path) -> History:
         """Read what :meth:`save` wrote."""
-        frame = pd.read_csv(path, float_precision="round_trip")
-        records = [
-            {str(name): (None if pd.isna(value) else float(value)) for name, value in row.items()}
-            for row in frame.to_dict("records")
-        ]
+        with path.open(newline="") as file:
+            records = [
+                {name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)
+            ]
         return cls(records)
 
     def __len__(self) -> int:

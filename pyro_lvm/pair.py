@@ -10,6 +10,8 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
+from pyro.nn import PyroModule
+from pyro.params.param_store import normalize_param_name
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -128,6 +130,10 @@ class Pair:
         return self._run(self.guide, *args, **kwargs)
 
     def _run(self, half: Half, *args: Any, **kwargs: Any) -> Any:
+        if self._pending:
+            # Loaded values of parameters that exist only once both halves have run.
+            self.materialize(*args)
+        hidden = self._hide(half)
         with pyro.get_param_store().scope(self._store):
             result = half(*args, **kwargs)
         # A module that runs files its parameters in the store, by attribute name. They are the module's: left there,
@@ -137,7 +143,18 @@ class Pair:
         for name in [name for name, tensor in params.items() if id(tensor) in owned]:
             del params[name]
             self._store["constraints"].pop(name, None)
+        for kind, entries in hidden.items():
+            self._store[kind].update(entries)
         return result
+
+    def _hide(self, half: Half) -> dict[str, dict[str, Any]]:
+        """Take out of the store what the other half's ``pyro.param`` filed under names of this module's attributes."""
+        module = half if isinstance(half, PyroModule) else None
+        if module is None or not self._store["params"]:
+            return {}
+        attributes = {name.removesuffix("_unconstrained") for name, _ in module.named_parameters()}
+        clashing = [n for n in self._store["params"] if normalize_param_name(n) in attributes]
+        return {kind: {n: self._store[kind].pop(n) for n in clashing} for kind in ("params", "constraints")}
 
     def modules(self) -> dict[str, nn.Module]:
         """The modules behind the two halves, by role; a function has none, a method has its owner."""
@@ -179,6 +196,7 @@ class Pair:
         Returns:
             The identities (``id``) of the tensors that each half uses: ``{"model": ..., "guide": ...}``.
         """
+        pending, self._pending = self._pending, {}
         random_state = pyro.util.get_rng_state()
         buffers = [(b, b.detach().clone()) for module in self.modules().values() for b in module.buffers()]
         try:
@@ -191,9 +209,8 @@ class Pair:
             pyro.util.set_rng_state(random_state)
             for buffer, value in buffers:
                 buffer.copy_(value)
-        if self._pending:
-            pending, self._pending = self._pending, {}
-            self.load_state_dict(pending)
+        if pending:
+            self.load_state_dict({**self.state_dict(), **pending})
         model, guide = set(in_model.tensors), set(in_guide.tensors)
         if isinstance(self.guide, AutoGuide):
             # An autoguide runs its model to see its sites; the model's parameters are not the guide's.

@@ -46,6 +46,15 @@ class FusedOptim(pyro.optim.PyroOptim):
         Args:
             params: Unconstrained tensors with their gradients.
         """
+        self.join(params)
+        if self.optimizer is None:
+            return
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.tensors(), self.clip_norm)
+        self.optimizer.step(*args, **kwargs)
+
+    def join(self, params: Iterable[Tensor]) -> None:
+        """Take parameters into the optimizer that it doesn't hold yet."""
         new = [p for p in params if id(p) not in self._known]
         if new:
             self._known.update(map(id, new))
@@ -53,11 +62,6 @@ class FusedOptim(pyro.optim.PyroOptim):
                 self.optimizer = self.constructor(new, **self.arguments)
             else:
                 self.optimizer.add_param_group({"params": new})
-        if self.optimizer is None:
-            return
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.tensors(), self.clip_norm)
-        self.optimizer.step(*args, **kwargs)
 
     def tensors(self) -> list[Tensor]:
         """The parameters in the order in which the optimizer holds them."""
