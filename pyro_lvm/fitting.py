@@ -25,6 +25,8 @@ from pyro_lvm.svi import FusedOptim
 from pyro_lvm.training import Callback, Trainer
 
 _DEFAULT_LR = 0.01
+# Multiplications a step below which a second thread costs more than it brings, and much more where cores are shared.
+_ONE_THREAD_WORK = 20_000_000
 
 
 @dataclass
@@ -168,11 +170,14 @@ def fit(
     with _seeded(seed), Reporter("fitting", enabled=progress) as reporter:
         pair.to(target)
         trainer.prepare(train, start, torch.Generator().manual_seed(seed))
+        work = batch_size * sum(p.numel() for _, p in pair.named_parameters())
         try:
-            if steps is not None:
-                stopped = trainer.run_schedule(steps, reporter)
-            else:
-                stopped = trainer.run_until_converged(tolerance, max_steps, reporter)
+            with _threads(1 if target.type == "cpu" and work < _ONE_THREAD_WORK else torch.get_num_threads()):
+                stopped = (
+                    trainer.run_schedule(steps, reporter)
+                    if steps is not None
+                    else trainer.run_until_converged(tolerance, max_steps, reporter)
+                )
         except KeyboardInterrupt:
             trainer.adopt_average()
             stopped = "interrupted"
@@ -304,3 +309,13 @@ def _seeded(seed: int) -> Iterator[None]:
         pyro.util.set_rng_state(state)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
@@ -170,7 +171,9 @@ class Trainer:
             for t in range(steps):
                 lr = self.lr * _FINAL_LR ** (t / steps)
                 optim.set_lr(lr)
-                loss = svi.step(next(batches))
+                # What Pyro checks at every step the first one has shown, and a loss that is not finite is noticed here.
+                with pyro.validation_enabled(pyro.settings.get("validate_poutine") and t == 0):
+                    loss = svi.step(next(batches))
                 if not math.isfinite(loss):
                     self._restore(good)
                     raise TrainingError(
