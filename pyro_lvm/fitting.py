@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +18,9 @@ import torch
 from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 
-from pyro_lvm.data import as_rows
+from pyro_lvm import checkpoint as checkpoints
+from pyro_lvm.batches import make_batches
+from pyro_lvm.data import RowStream, as_rows
 from pyro_lvm.errors import DataError, PairError, TrainingError
 from pyro_lvm.history import History
 from pyro_lvm.pair import Half, Pair
@@ -83,6 +87,9 @@ def fit(
     start: bool = True,
     device: str | torch.device = "auto",
     seed: int = 0,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: float = 60.0,
+    resume: bool = False,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     pair: Pair | None = None,
@@ -98,7 +105,8 @@ def fit(
     Args:
         model: ``model(x)``; see :class:`pyro_lvm.Pair`.
         guide: ``guide(x)``.
-        data: Rows: a tensor (rows, ...), an array, a table or a :class:`pyro_lvm.data.Dataset`; NaN where missing.
+        data: Rows: a tensor (rows, ...), an array, a table, a :class:`pyro_lvm.data.Dataset`, or a
+            :class:`pyro_lvm.data.RowStream` of a file that need not fit in memory; NaN where missing.
         steps: Budget in gradient steps.
         epochs: Budget in passes over the rows, instead of ``steps``.
         batch_size: Rows a step; all of them where there are fewer.
@@ -118,6 +126,10 @@ def fit(
         start: Give what is trained and has not been started a start from data (:meth:`pyro_lvm.Pair.start`).
         device: ``"auto"`` takes CUDA where there is one.
         seed: Of batches, noise and starts. The caller's random state is left as it was.
+        checkpoint: File to store the training in, so that it can be resumed after whatever ended it.
+        checkpoint_every: Seconds between two checkpoints; 0 for one after each step.
+        resume: Go on from ``checkpoint``: the same parameters and history, bit for bit, as if nothing had happened. The
+            pair, the data and the options must be the same.
         callbacks: Called with a :class:`TrainingState` for each record of the history.
         progress: Show how far it is, with the current ELBO.
         pair: The :class:`pyro_lvm.Pair` that ``model`` and ``guide`` are of, where there is one already.
@@ -128,8 +140,9 @@ def fit(
     Raises:
         DataError: The data cannot be used.
         PairError: The pair cannot be used with the data.
-        TrainingError: Options contradict each other, or the loss is not finite (the pair then holds its last good
-            state).
+        TrainingError: Options contradict each other or the checkpoint's, or the loss is not finite (the pair then holds
+            its last good state).
+        ArtifactError: The checkpoint can't be read or written.
 
     Example:
         >>> from pyro_lvm import data, fit
@@ -140,37 +153,55 @@ def fit(
         'budget'
     """
     _check_options(steps, epochs, batch_size, lr, particles, train, tolerance, max_steps, patience)
+    if resume and checkpoint is None:
+        raise TrainingError("resume needs the checkpoint to resume from: give checkpoint=PATH")
     target = choose_device(device)
-    rows = _to_tensor(data)
+    rows = data if isinstance(data, RowStream) else _to_tensor(data)
     train_rows, validation_rows, held_out = hold_out(rows, validation, seed)
     pair = pair if pair is not None else Pair(model, guide)
-    complete = not bool(torch.isnan(rows).any()) if rows.is_floating_point() else True
-    if not complete and getattr(pair.guide, "accepts_missing", True) is False:
-        raise PairError(
-            f"the data has {int(torch.isnan(rows).sum())} missing entries, which the guide "
-            f"{type(pair.guide).__name__} cannot take: use a guide that accepts missing entries, or drop those rows"
-        )
-    batch_size = min(batch_size, len(train_rows))
+    batches = make_batches(train_rows, batch_size, target)
+    _check_holes(pair, batches.sample)
+    _check_holes(pair, validation_rows)
+    fingerprint = {
+        "pair": repr(pair),
+        "rows": [batches.num_rows, *batches.sample.shape[1:]],
+        "sample": float(torch.nan_to_num(batches.sample.double()).sum()),
+        "steps": steps,
+        "epochs": epochs,
+        "batch_size": batches.batch_size,
+        "lr": lr,
+        "particles": particles,
+        "train": train,
+        "optimizer": [getattr(optimizer, "__name__", str(optimizer)), str(optimizer_options), clip_norm],
+        "averaging": averaging,
+        "validation": list(validation.shape) if isinstance(validation, Tensor) else validation,
+        "patience": patience,
+        "tolerance": tolerance,
+        "max_steps": max_steps,
+        "seed": seed,
+        "device": target.type,
+    }
     trainer = Trainer(
         pair=pair,
-        x=train_rows.to(target),
+        batches=batches,
         validation=None if validation_rows is None else validation_rows.to(target),
-        complete=complete,
-        batch_size=batch_size,
         lr=lr if lr is not None else float(getattr(pair.model, "learning_rate", _DEFAULT_LR)),
         make_elbo=lambda: _fresh_elbo(elbo, particles),
         make_optim=lambda: FusedOptim(optimizer, dict(optimizer_options or {}), clip_norm),
         averaging=averaging,
         patience=patience,
         callbacks=callbacks,
+        after_step=_checkpointer(checkpoint, checkpoint_every, fingerprint),
     )
     began = time.perf_counter()
     if epochs is not None:
-        steps = max(1, round(epochs * max(1, len(train_rows) // batch_size)))
+        steps = max(1, round(epochs * max(1, batches.num_rows // batches.batch_size)))
     with _seeded(seed), Reporter("fitting", enabled=progress) as reporter:
         pair.to(target)
         trainer.prepare(train, start, torch.Generator().manual_seed(seed))
-        work = batch_size * sum(p.numel() for _, p in pair.named_parameters())
+        if resume and checkpoint is not None:
+            _resume(trainer, checkpoint, fingerprint)
+        work = batches.batch_size * sum(p.numel() for _, p in pair.named_parameters())
         try:
             with _threads(1 if target.type == "cpu" and work < _ONE_THREAD_WORK else torch.get_num_threads()):
                 stopped = (
@@ -187,10 +218,48 @@ def fit(
         stopped=stopped,
         steps=trainer.step,
         seconds=time.perf_counter() - began,
-        num_rows=len(train_rows),
+        num_rows=batches.num_rows,
         device=str(target),
         validation_rows=held_out,
     )
+
+
+def _check_holes(pair: Pair, rows: Tensor | None) -> None:
+    if rows is None or not rows.is_floating_point() or getattr(pair.guide, "accepts_missing", True):
+        return
+    missing = int(torch.isnan(rows).sum())
+    if missing:
+        raise PairError(
+            f"the data has {missing} missing entries, which the guide {type(pair.guide).__name__} cannot take: use a "
+            "guide that accepts missing entries, or drop those rows"
+        )
+
+
+def _checkpointer(path: str | Path | None, every: float, fingerprint: dict[str, Any]) -> Callable[[Trainer], None]:
+    last = time.monotonic()
+
+    def after_step(trainer: Trainer) -> None:
+        nonlocal last
+        if path is None or time.monotonic() - last < every:
+            return
+        tensors, scalars = trainer.checkpoint()
+        checkpoints.write(path, tensors, {"fingerprint": fingerprint, **scalars})
+        last = time.monotonic()
+
+    return after_step
+
+
+def _resume(trainer: Trainer, path: str | Path, fingerprint: dict[str, Any]) -> None:
+    tensors, scalars = checkpoints.read(path)
+    # Through JSON, as the stored one went.
+    expected = json.loads(json.dumps(fingerprint))
+    differing = [name for name in expected if expected[name] != scalars.get("fingerprint", {}).get(name)]
+    if differing:
+        raise TrainingError(
+            f"the checkpoint '{path}' is of another training (its {', '.join(differing)} differ): resume with the same "
+            "pair, data and options, or start without resuming"
+        )
+    trainer.resume(tensors, scalars)
 
 
 def _check_options(
@@ -252,8 +321,8 @@ def _to_tensor(data: Any) -> Tensor:
 
 
 def hold_out(
-    rows: Tensor, validation: float | Tensor | None, seed: int
-) -> tuple[Tensor, Tensor | None, np.ndarray[Any, np.dtype[np.int64]] | None]:
+    rows: Any, validation: float | Tensor | None, seed: int
+) -> tuple[Any, Tensor | None, np.ndarray[Any, np.dtype[np.int64]] | None]:
     """Part rows into those to train on and those to validate on.
 
     Args:
@@ -270,8 +339,10 @@ def hold_out(
     """
     if validation is None:
         return rows, None, None
+    if isinstance(rows, RowStream) and not isinstance(validation, Tensor):
+        raise TrainingError(f"validation={validation} of a stream: give the validation rows themselves, as a tensor")
     if isinstance(validation, Tensor):
-        if validation.shape[1:] != rows.shape[1:]:
+        if not isinstance(rows, RowStream) and validation.shape[1:] != rows.shape[1:]:
             raise DataError(
                 f"validation rows have shape {tuple(validation.shape[1:])}, the training rows "
                 f"{tuple(rows.shape[1:])}: expected the same"

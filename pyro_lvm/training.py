@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyro
@@ -14,6 +15,8 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
+from pyro_lvm import checkpoint
+from pyro_lvm.batches import Batches
 from pyro_lvm.elbo import elbo_draws
 from pyro_lvm.errors import PairError, TrainingError
 from pyro_lvm.history import History
@@ -64,46 +67,67 @@ class TrainingState:
         self.stopping = True
 
 
+@dataclass
+class _Schedule:
+    """One fall of the learning rate: how long it is and how far it has come."""
+
+    steps: int
+    first: int
+    lr: float
+    watched: bool
+    t: int = 0
+    window: list[float] = field(default_factory=list)
+
+
 class Trainer:
-    """The state of one training: what is stepped, averaged, recorded and compared."""
+    """The state of one training: what is stepped, averaged, recorded and compared.
+
+    Between any two steps it can be stored (:meth:`checkpoint`) and, in a trainer of the same pair, data and options,
+    restored (:meth:`resume`), so that what follows is the same bit for bit.
+    """
 
     def __init__(
         self,
         *,
         pair: Pair,
-        x: Tensor,
+        batches: Batches,
         validation: Tensor | None,
-        complete: bool,
-        batch_size: int,
         lr: float,
         make_elbo: Callable[[], ELBO],
         make_optim: Callable[[], FusedOptim],
         averaging: bool,
         patience: int,
         callbacks: Sequence[Callback],
+        after_step: Callable[[Trainer], None],
     ) -> None:
         self.pair = pair
-        self.x = x
+        self.batches = batches
         self.validation = validation
-        self.complete = complete
-        self.batch_size = batch_size
         self.lr = lr
         self.make_elbo = make_elbo
         self.make_optim = make_optim
         self.averaging = averaging
-        self.patience = patience
         self.callbacks = callbacks
+        self.after_step = after_step
         self.history = History()
         self.step = 0
         self.averaged: list[Tensor] = []
         self.trained: list[Tensor] = []
+        self.optim = make_optim()
+        self.schedule: _Schedule | None = None
+        self.watch = _Watch(patience)
+        # Of rounds without a budget: length of the next, and the best so far.
+        self.length = _FIRST_ROUND
+        self.last_gain = math.inf
+        self.best = torch.empty(0)
+        self.best_state: dict[str, Tensor] = {}
 
     def prepare(self, train: str, start: bool, generator: torch.Generator) -> None:
         """Start what is to be trained and find its parameters."""
         if start:
-            self.pair.start(self.x, generator, train=train)
-        with feeding(len(self.x), complete=self.complete):
-            used = self.pair.materialize(self.x[: self.batch_size])
+            self.pair.start(self.batches.sample, generator, train=train)
+        with self._feeding():
+            used = self.pair.materialize(self.batches.sample[: self.batches.batch_size])
         chosen = used["model"] | used["guide"]
         if train != "both":
             chosen = used[train] - used["guide" if train == "model" else "model"]
@@ -116,99 +140,170 @@ class Trainer:
 
     def run_until_converged(self, tolerance: float, max_steps: int, reporter: Reporter) -> str:
         """Rounds of growing length until one gains too little."""
-        judged = self.validation if self.validation is not None else self.x
-        judged = judged[:_MAX_JUDGED_ROWS]
-        length = _FIRST_ROUND
-        best_state, best = self._snapshot(), self._judge(judged)
-        last_gain = math.inf
-        while self.step < max_steps:
-            stopped = self.run_schedule(min(length, max_steps - self.step), reporter, early_stopping=False)
+        judged = (self.validation if self.validation is not None else self.batches.sample)[:_MAX_JUDGED_ROWS]
+        if not self.best_state:
+            self.best_state, self.best = self._snapshot(), self._judge(judged)
+        while self.step < max_steps or self.schedule is not None:
+            stopped = self.run_schedule(min(self.length, max_steps - self.step), reporter, early_stopping=False)
             if stopped != "budget":
                 return stopped
             after = self._judge(judged)
             # Draw by draw under the same noise, so that most of the noise cancels; what is left of it must not be taken
             # for gain or loss.
-            gains = after - best
+            gains = after - self.best
             gain, error = float(gains.mean()), float(gains.std() / math.sqrt(len(gains)))
             if gain < -max(tolerance, 2 * error) or not math.isfinite(gain):
-                self._restore(best_state)
+                self._restore(self.best_state)
                 if self.validation is not None:
                     return "early stopping"
                 self.lr /= 3
-                last_gain = math.inf
+                self.last_gain = math.inf
             else:
-                expected = gain * max(_LEAST_RATIO, min(1.0, gain / last_gain))
-                if last_gain < math.inf and expected < max(tolerance, error):
+                expected = gain * max(_LEAST_RATIO, min(1.0, gain / self.last_gain))
+                if self.last_gain < math.inf and expected < max(tolerance, error):
                     return "converged"
-                best_state, best, last_gain = self._snapshot(), after, max(gain, tolerance)
-            length *= 2
+                self.best_state, self.best, self.last_gain = self._snapshot(), after, max(gain, tolerance)
+            self.length *= 2
         return "not converged"
 
     def run_schedule(self, steps: int, reporter: Reporter, *, early_stopping: bool = True) -> str:
-        """One fall of the learning rate over ``steps`` steps, averaging along the way."""
-        optim = self.make_optim()
-        chosen = {id(p) for p in self.trained}
-        # The loss a row, so that a clipped gradient or a printed loss means the same for any number of rows.
-        scale = 1.0 / len(self.x)
-        svi = SVI(
-            poutine.scale(self.pair.run_model, scale),
-            poutine.scale(self.pair.run_guide, scale),
-            optim,
-            self.make_elbo(),
-            trainable=lambda tensor: id(tensor) in chosen,
-        )
+        """One fall of the learning rate over ``steps`` steps, averaging along the way; goes on with one under way."""
+        if self.schedule is None:
+            watched = early_stopping and self.validation is not None
+            self._begin(_Schedule(steps, self.step, self.lr, watched))
+        s = self.schedule
+        assert s is not None
+        svi = self._svi()
         live = [p.detach() for p in self.trained]
-        self.averaged = [p.clone() for p in live]
-        record_every = max(1, steps // _RECORDS_PER_SCHEDULE)
-        check_every = max(1, steps // _CHECKS_PER_SCHEDULE)
-        watch = _Watch(self.patience) if early_stopping and self.validation is not None else None
+        record_every = max(1, s.steps // _RECORDS_PER_SCHEDULE)
+        check_every = max(1, s.steps // _CHECKS_PER_SCHEDULE)
         good = self._snapshot()
-        window: list[float] = []
-        batches = self._batches()
-        first = self.step
         stopped = "budget"
-        with feeding(len(self.x), complete=self.complete):
-            for t in range(steps):
-                lr = self.lr * _FINAL_LR ** (t / steps)
-                optim.set_lr(lr)
+        with self._feeding():
+            while s.t < s.steps:
+                lr = s.lr * _FINAL_LR ** (s.t / s.steps)
+                self.optim.set_lr(lr)
                 # What Pyro checks at every step the first one has shown, and a loss that is not finite is noticed here.
-                with pyro.validation_enabled(pyro.settings.get("validate_poutine") and t == 0):
-                    loss = svi.step(next(batches))
+                with pyro.validation_enabled(pyro.settings.get("validate_poutine") and s.t == 0):
+                    loss = svi.step(self.batches.next())
                 if not math.isfinite(loss):
                     self._restore(good)
                     raise TrainingError(
                         f"the loss became {loss} at step {self.step + 1} (learning rate {lr:.3g}): the last good state "
                         "is kept; try a smaller lr, clip_norm, or look for a scale that goes to zero"
                     )
+                torch._foreach_lerp_(self.averaged, live, 9.0 / (s.t + 9.0))
                 self.step += 1
-                torch._foreach_lerp_(self.averaged, live, 9.0 / (t + 9.0))
-                window.append(-loss)
-                if (t + 1) % record_every == 0 or t + 1 == steps:
-                    elbo = float(np.mean(window))
-                    window.clear()
+                s.t += 1
+                s.window.append(-loss)
+                if s.t % record_every == 0 or s.t == s.steps:
                     good = self._snapshot()
-                    self.history.add(step=self.step, epoch=self._epoch(), lr=lr, elbo=elbo)
-                    reporter.update(self.step, first + steps, f"ELBO {elbo:.4f} nats/row")
-                    state = TrainingState(self.pair, self.step, first + steps, elbo, lr)
-                    for callback in self.callbacks:
-                        callback(state)
-                    if state.stopping:
+                    if self._record(s, lr, reporter):
                         stopped = "callback"
                         break
-                if watch is not None and self.validation is not None and ((t + 1) % check_every == 0 or t + 1 == steps):
-                    with self._average_in_place():
-                        value = float(self._judge(self.validation).mean())
-                        self.history.annotate(validation_elbo=value)
-                        ended = watch.see(value, self._snapshot())
-                    if ended:
-                        stopped = "early stopping"
-                        break
+                if s.watched and (s.t % check_every == 0 or s.t == s.steps) and self._patience_ran_out():
+                    stopped = "early stopping"
+                    break
+                self.after_step(self)
         self.adopt_average()
-        if watch is not None and watch.state is not None:
-            self._restore(watch.state)
+        self.schedule = None
+        if s.watched and self.watch.state is not None:
+            self._restore(self.watch.state)
         elif self.validation is not None:
             self.history.annotate(validation_elbo=float(self._judge(self.validation).mean()))
         return stopped
+
+    def _begin(self, schedule: _Schedule) -> None:
+        self.schedule = schedule
+        self.optim = self.make_optim()
+        self.optim.join(self.trained)
+        self.averaged = [p.detach().clone() for p in self.trained]
+        self.watch.reset()
+
+    def _svi(self) -> SVI:
+        chosen = {id(p) for p in self.trained}
+        # The loss a row, so that a clipped gradient or a printed loss means the same for any number of rows.
+        scale = 1.0 / self.batches.num_rows
+        return SVI(
+            poutine.scale(self.pair.run_model, scale),
+            poutine.scale(self.pair.run_guide, scale),
+            self.optim,
+            self.make_elbo(),
+            trainable=lambda tensor: id(tensor) in chosen,
+        )
+
+    def _record(self, s: _Schedule, lr: float, reporter: Reporter) -> bool:
+        """Add a record to the history; True when a callback wants to stop."""
+        elbo = float(np.mean(s.window))
+        s.window.clear()
+        epoch = self.step / max(1, self.batches.num_rows // self.batches.batch_size)
+        self.history.add(step=self.step, epoch=epoch, lr=lr, elbo=elbo)
+        reporter.update(self.step, s.first + s.steps, f"ELBO {elbo:.4f} nats/row")
+        state = TrainingState(self.pair, self.step, s.first + s.steps, elbo, lr)
+        for callback in self.callbacks:
+            callback(state)
+        return state.stopping
+
+    def _patience_ran_out(self) -> bool:
+        assert self.validation is not None
+        with self._average_in_place():
+            value = float(self._judge(self.validation).mean())
+            self.history.annotate(validation_elbo=value)
+            return self.watch.see(value, self._snapshot())
+
+    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the rest of this training depends on, as tensors and plain JSON."""
+        s = self.schedule
+        assert s is not None
+        tensors, generators = checkpoint.random_state()
+        tensors = {f"random.{name}": t for name, t in tensors.items()}
+        tensors |= {f"pair.{name}": t for name, t in self.pair.state_dict().items()}
+        tensors |= {f"average.{i}": t for i, t in enumerate(self.averaged)}
+        tensors |= {f"batches.{name}": t for name, t in self.batches.state().items()}
+        tensors |= {f"best.{name}": t for name, t in self.best_state.items()}
+        tensors |= {f"watch.{name}": t for name, t in (self.watch.state or {}).items()}
+        tensors["judged"] = self.best
+        optim = self.optim.get_state()
+        for i, slots in optim["state"].items():
+            tensors |= {f"optim.{i}.{slot}": value for slot, value in slots.items() if isinstance(value, Tensor)}
+        scalars = {
+            "random": generators,
+            "schedule": vars(s),
+            "rounds": {"length": self.length, "last_gain": self.last_gain, "lr": self.lr},
+            "watch": {"best": self.watch.best, "since": self.watch.since},
+            "step": self.step,
+            "history": self.history.records,
+        }
+        return tensors, scalars
+
+    def resume(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+        """Take up what :meth:`checkpoint` gave, after :meth:`prepare`."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+        device = self.pair.device
+        self._restore(part("pair."))
+        self._begin(_Schedule(**scalars["schedule"]))
+        self.averaged = [tensors[f"average.{i}"].to(device) for i in range(len(self.averaged))]
+        self.batches.restore(part("batches."))
+        self.best_state = {name: t.to(device) for name, t in part("best.").items()}
+        self.best = tensors["judged"]
+        self.watch.best, self.watch.since = scalars["watch"]["best"], scalars["watch"]["since"]
+        self.watch.state = {name: t.to(device) for name, t in part("watch.").items()} or None
+        state = self.optim.get_state()
+        for name, value in part("optim.").items():
+            index, slot = name.split(".", 1)
+            state["state"].setdefault(int(index), {})[slot] = value
+        self.optim.set_state(state)
+        self.step = scalars["step"]
+        self.history = History(scalars["history"])
+        rounds = scalars["rounds"]
+        self.length, self.last_gain, self.lr = rounds["length"], rounds["last_gain"], rounds["lr"]
+        checkpoint.set_random_state(part("random."), scalars["random"])
+
+    def _feeding(self) -> AbstractContextManager[None]:
+        return feeding(self.batches.num_rows, complete=self.batches.complete)
 
     def adopt_average(self) -> None:
         """Let the parameters be their average."""
@@ -216,16 +311,6 @@ class Trainer:
             with torch.no_grad():
                 for parameter, average in zip(self.trained, self.averaged, strict=True):
                     parameter.copy_(average)
-
-    def _batches(self) -> Iterator[Tensor]:
-        """Batches of equal size for ever; an epoch's remainder differs each time, so that all rows count the same."""
-        while True:
-            order = torch.randperm(len(self.x), device="cpu").to(self.x.device)
-            for i in range(0, len(self.x) - self.batch_size + 1, self.batch_size):
-                yield self.x.index_select(0, order[i : i + self.batch_size])
-
-    def _epoch(self) -> float:
-        return self.step / max(1, len(self.x) // self.batch_size)
 
     def _judge(self, x: Tensor) -> Tensor:
         """Mean ELBO of the rows for each of a few draws, the same noise every time it is asked."""
@@ -258,6 +343,10 @@ class _Watch:
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was seen."""
         self.best = -math.inf
         self.state: dict[str, Tensor] | None = None
         self.since = 0
