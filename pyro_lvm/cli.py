@@ -1,11 +1,11 @@
-"""The command line: ``pyro-lvm list | fit | evaluate``."""
+"""The command line: ``pyro-lvm list | check | fit | evaluate``."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Never
+from typing import Annotated, Any, Never, cast, get_args
 
 import typer
 from rich.console import Console
@@ -13,9 +13,10 @@ from rich.table import Table
 
 from pyro_lvm import catalogue
 from pyro_lvm.artifact import METRICS
+from pyro_lvm.data import ScalingKind
 from pyro_lvm.errors import PairError, PyroLvmError
 from pyro_lvm.figures import save_figures
-from pyro_lvm.runs import DataSource, Run, evaluate_run, fit_run
+from pyro_lvm.runs import DataSource, Run, check_run, evaluate_run, fit_run
 from pyro_lvm.tables import grade_table
 
 # Some releases of typer bring a click of their own: its exceptions are reached through typer alone.
@@ -32,6 +33,16 @@ app = typer.Typer(
 
 _DataArg = Annotated[str, typer.Option("--data", help="Name of a data set (digits, mnist, ...) or a file.")]
 _RootArg = Annotated[str | None, typer.Option("--data-root", help="Folder of a named data set's files.")]
+_ScaleArg = Annotated[
+    str, typer.Option("--scale", help="none, standard (each feature to mean 0, sd 1) or unit (0 to 1).")
+]
+_DropArg = Annotated[str | None, typer.Option("--drop", help="Columns of a table to leave out: A,B.")]
+_LabelArg = Annotated[str | None, typer.Option("--label", help="Column of a table that holds labels, for the figures.")]
+_FeaturesArg = Annotated[str | None, typer.Option("--features", help="Columns of a table to use: A,B; else all.")]
+_GuideArg = Annotated[str | None, typer.Option(help="Name of the guide, as in full or diagonal for ppca.")]
+_LatentArg = Annotated[int | None, typer.Option(help="Number of latent coordinates.")]
+_OptionArg = Annotated[list[str] | None, typer.Option(help="Another option of the pair, NAME=VALUE; repeatable.")]
+_FileArg = Annotated[str | None, typer.Option("--pair", help="FILE.py:MODEL,GUIDE, for a run of a pair of a file.")]
 _DeviceArg = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 _JsonArg = Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object, and nothing else.")]
 _QuietArg = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors (and JSON, if asked for).")]
@@ -63,11 +74,16 @@ def fit_command(
     pair: Annotated[str, typer.Argument(help="Name of a pair (see `pyro-lvm list`), or FILE.py:MODEL,GUIDE.")],
     data: _DataArg = "digits",
     data_root: _RootArg = None,
-    latent_dim: Annotated[int | None, typer.Option(help="Number of latent coordinates.")] = None,
-    guide: Annotated[str | None, typer.Option(help="Name of the guide, as in full or diagonal for ppca.")] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(help="Another option of the pair, NAME=VALUE; repeatable.")
+    scale: _ScaleArg = "none",
+    drop: _DropArg = None,
+    label: _LabelArg = None,
+    features: _FeaturesArg = None,
+    stream: Annotated[
+        bool | None, typer.Option(help="Read an NPY or Parquet file in batches; else if need be.")
     ] = None,
+    latent_dim: _LatentArg = None,
+    guide: _GuideArg = None,
+    option: _OptionArg = None,
     steps: Annotated[int | None, typer.Option(help="Budget in gradient steps; without one, until converged.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Budget in passes over the data, instead of --steps.")] = None,
     batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 256,
@@ -79,6 +95,10 @@ def fit_command(
     device: _DeviceArg = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder to save the run in.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is already in --out.")] = False,
+    checkpoint_every: Annotated[
+        float | None, typer.Option(help="Seconds between checkpoints, beside --out, for --resume.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the last checkpoint of --out was.")] = False,
     figures: Annotated[bool, typer.Option("--figures", help="Save figures beside the run, in --out.")] = False,
     as_json: _JsonArg = False,
     quiet: _QuietArg = False,
@@ -91,18 +111,20 @@ def fit_command(
 
     - `pyro-lvm fit ppca --guide diagonal --steps 20000 --validation 0.1 --json`
 
-    - `pyro-lvm fit my_pair.py:model,guide --data table.csv --epochs 50`
+    - `pyro-lvm fit my_pair.py:model,guide --data table.csv --label species --scale standard --epochs 50`
+
+    - `pyro-lvm fit ppca --data big.npy --out runs/big --checkpoint-every 60`, and `--resume` after a power cut
     """
     if figures and out is None:
         raise PyroLvmError("--figures needs a folder to write to: add --out, as in --out runs/ppca")
-    options = _options(option or [])
-    if latent_dim is not None:
-        options["latent_dim"] = latent_dim
+    if (checkpoint_every is not None or resume) and out is None:
+        raise PyroLvmError("--checkpoint-every and --resume need --out: the checkpoint lies beside it")
+    checkpoint = None if out is None or not (resume or checkpoint_every is not None) else Path(f"{out}.checkpoint")
     run = fit_run(
         pair,
-        DataSource(data, data_root),
+        _source(data, data_root, scale, drop, label, features, stream),
         guide=guide,
-        options=options,
+        options=_options(option, latent_dim),
         out=out,
         force=force,
         seed=seed,
@@ -114,8 +136,14 @@ def fit_command(
         train=train,
         validation=validation,
         device=device,
+        checkpoint=checkpoint,
+        checkpoint_every=60.0 if checkpoint_every is None else checkpoint_every,
+        resume=resume,
         progress=not (quiet or as_json),
     )
+    if checkpoint is not None:
+        # The run is saved: what it could be resumed from would only resume what is finished.
+        checkpoint.unlink(missing_ok=True)
     written = _figures(run, out) if figures and out is not None else []
     _show(run, as_json, quiet)
     if out is not None and not (as_json or quiet):
@@ -128,9 +156,10 @@ def evaluate_command(
     run: Annotated[Path, typer.Argument(help="Folder of a run that `pyro-lvm fit --out` saved.")],
     data: Annotated[str | None, typer.Option("--data", help="Other rows to grade on, as held-out ones.")] = None,
     data_root: _RootArg = None,
-    pair: Annotated[
-        str | None, typer.Option(help="FILE.py:MODEL,GUIDE, for a pair that was defined in a file.")
-    ] = None,
+    drop: _DropArg = None,
+    label: _LabelArg = None,
+    features: _FeaturesArg = None,
+    pair: _FileArg = None,
     device: _DeviceArg = "auto",
     as_json: _JsonArg = False,
     quiet: _QuietArg = False,
@@ -143,9 +172,47 @@ def evaluate_command(
 
     - `pyro-lvm evaluate runs/ppca --data new_rows.csv --json`
     """
-    source = None if data is None else DataSource(data, data_root)
+    source = None if data is None else _source(data, data_root, "none", drop, label, features)
     result = evaluate_run(run, source, root=None if data is not None else data_root, pair=pair, device=device)
     _show(result, as_json, quiet)
+
+
+@app.command("check")
+def check_command(
+    pair: Annotated[str, typer.Argument(help="Folder of a run, name of a pair, or FILE.py:MODEL,GUIDE.")],
+    data: Annotated[str | None, typer.Option("--data", help="Rows to check on: a name or a file.")] = None,
+    data_root: _RootArg = None,
+    scale: _ScaleArg = "none",
+    drop: _DropArg = None,
+    label: _LabelArg = None,
+    features: _FeaturesArg = None,
+    latent_dim: _LatentArg = None,
+    guide: _GuideArg = None,
+    option: _OptionArg = None,
+    file: _FileArg = None,
+    as_json: _JsonArg = False,
+    quiet: _QuietArg = False,
+) -> None:
+    """Check that a model and a guide keep the contract of a pair, with one line for each thing that is wrong.
+
+    Exits 2 if there is an error among the findings.
+
+    Examples:
+
+    - `pyro-lvm check my_pair.py:model,guide --data table.csv`
+
+    - `pyro-lvm check ppca --guide diagonal`
+
+    - `pyro-lvm check runs/ppca`
+    """
+    source = None if data is None else _source(data, data_root, scale, drop, label, features)
+    result = check_run(pair, source, pair=file, guide=guide, options=_options(option, latent_dim))
+    if as_json:
+        print(json.dumps({"ok": result.ok, "findings": [vars(finding) for finding in result]}, indent=2))
+    elif not quiet:
+        Console().print(result)
+    if not result.ok:
+        raise typer.Exit(2)
 
 
 def main(arguments: list[str] | None = None) -> Never:
@@ -182,7 +249,7 @@ def _figures(run: Run, out: Path) -> list[Path]:
     return save_figures(
         out,
         run.pair,
-        d.rows,
+        run.scaling.transform(d.rows),
         run.fitted.history,
         run.training,
         labels=d.labels,
@@ -196,9 +263,28 @@ def _option_names(spec: catalogue.PairSpec) -> list[str]:
     return [name for name in spec.options() if name not in ("data_dim", "image_shape")]
 
 
-def _options(given: list[str]) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for text in given:
+def _source(
+    reference: str,
+    root: str | None,
+    scale: str,
+    drop: str | None,
+    label: str | None,
+    features: str | None,
+    streamed: bool | None = None,
+) -> DataSource:
+    named = {"drop": drop, "features": features}
+    options: dict[str, Any] = {name: value.split(",") for name, value in named.items() if value is not None}
+    if label is not None:
+        options["label"] = label
+    kinds = get_args(ScalingKind)
+    if scale not in kinds:
+        raise PyroLvmError(f"--scale {scale}: expected one of {', '.join(kinds)}")
+    return DataSource(reference, root, options, cast(ScalingKind, scale), streamed)
+
+
+def _options(given: list[str] | None, latent_dim: int | None) -> dict[str, Any]:
+    options: dict[str, Any] = {} if latent_dim is None else {"latent_dim": latent_dim}
+    for text in given or []:
         name, separator, value = text.partition("=")
         if not separator or not name:
             raise PairError(f"--option {text}: expected NAME=VALUE, as in --option latent_dim=8")

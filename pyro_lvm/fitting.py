@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pyro_lvm import checkpoint as checkpoints
 from pyro_lvm.batches import make_batches
+from pyro_lvm.checking import quick_check
 from pyro_lvm.data import RowStream, as_rows
 from pyro_lvm.errors import DataError, PairError, TrainingError
 from pyro_lvm.history import History
@@ -198,7 +199,11 @@ def fit(
         steps = max(1, round(epochs * max(1, batches.num_rows // batches.batch_size)))
     with _seeded(seed), Reporter("fitting", enabled=progress) as reporter:
         pair.to(target)
-        trainer.prepare(train, start, torch.Generator().manual_seed(seed))
+        if start:
+            pair.start(batches.sample, torch.Generator().manual_seed(seed), train=train)
+        # A broken pair is refused in a fraction of a second, with what is wrong, instead of training to nothing.
+        quick_check(pair, batches.sample[: batches.batch_size], num_rows=batches.num_rows, elbo=elbo)
+        trainer.prepare(train)
         if resume and checkpoint is not None:
             _resume(trainer, checkpoint, fingerprint)
         work = batches.batch_size * sum(p.numel() for _, p in pair.named_parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_lvm.elbo import elbo_draws
+from pyro_lvm.errors import DataError
 from pyro_lvm.linear_gaussian import gaussian_kl, principal_angle
 from pyro_lvm.pair import Encodes, HasExactPosterior, HasLogEvidence, HasMaximumLikelihood, Pair
 
@@ -106,7 +108,9 @@ def grade(pair: Pair, x: Tensor, *, train_rows: Tensor | None = None, seed: int 
             figures["noise_variance"] = float(model.noise_variance)
         # The closed form is of complete rows.
         if isinstance(model, HasMaximumLikelihood) and not bool(torch.isnan(fitted_to).any()):
-            figures |= _against_maximum_likelihood(model, x, fitted_to, figures.get("log_evidence"))
+            # Rows that lie in d dimensions or fewer have no finite maximum: there is nothing to compare with.
+            with suppress(DataError):
+                figures |= _against_maximum_likelihood(model, x, fitted_to, figures.get("log_evidence"))
     return Grade(**figures)
 
 

@@ -25,6 +25,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
 from pyro_lvm.errors import DataError
+from pyro_lvm.patterns import missing_patterns, unpacked
+from pyro_lvm.spectrum import check_no_infinity, principal_axes, spectrum
 
 # Numbers in one temporary tensor (32 MB in float64).
 _CHUNK = 2**22
@@ -82,7 +84,7 @@ def log_evidence(x: Tensor, loadings: Tensor, mean: Tensor, noise_variance: Tens
     x, weights, centre, noise = _checked(x, loadings, mean, noise_variance)
     per_entry = math.log(2 * math.pi) + noise.log()
     evidence = weights.new_empty(len(x))
-    for chunk in _chunks(x, *_patterns(x), weights, centre, noise.sqrt()):
+    for chunk in _chunks(x, *missing_patterns(x, _rows(x.shape[1])), weights, centre, noise.sqrt()):
         log_det = -2 * chunk.factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)[chunk.pattern]
         squares = chunk.misfit.square().sum(-1) + chunk.loc.square().sum(-1)
         evidence[chunk.rows] = -0.5 * (chunk.observed @ per_entry + log_det + squares)
@@ -118,7 +120,7 @@ def posterior(x: Tensor, loadings: Tensor, mean: Tensor, noise_variance: Tensor 
     """
     x, weights, centre, noise = _checked(x, loadings, mean, noise_variance)
     latent_dim = weights.shape[1]
-    packed, pattern_of = _patterns(x)
+    packed, pattern_of = missing_patterns(x, _rows(x.shape[1]))
     loc = weights.new_empty(len(x), latent_dim)
     scale_tril = weights.new_empty(1 if len(packed) == 1 else len(x), latent_dim, latent_dim)
     for chunk in _chunks(x, packed, pattern_of, weights, centre, noise.sqrt()):
@@ -188,32 +190,42 @@ def maximum_likelihood(x: Tensor, latent_dim: int) -> PPCAParameters:
     >>> fitted.eigenvalues, fitted.noise_variance
     (tensor([4., 1.], dtype=torch.float64), tensor(1., dtype=torch.float64))
     """
-    x = _checked_data(x)
+    x = _checked_shape(x).detach()
     num_rows, data_dim = x.shape
-    missing = int(x.isnan().sum())
-    if missing:
-        raise DataError(f"x has {missing} missing entries; expected complete rows: fit by EM, or fill the entries in")
     if num_rows < 2 or latent_dim < 1:
         raise DataError(
             f"x has {num_rows} rows and latent_dim is {latent_dim}; expected 2 rows and latent_dim 1 at least"
         )
-    # The mean is kept in two parts: at an offset of 1e8, a single float64 is good to 1e-8 only.
-    rough = x.mean(0, dtype=torch.float64)
-    correction = sum(((part.double() - rough).sum(0) for part in x.split(_rows(data_dim))), 0 * rough) / num_rows
-    affordable = num_rows * data_dim * min(num_rows, data_dim) <= _SVD_WORK
-    eigenvalues, axes = (_axes_by_svd if affordable else _axes_by_gram)(x, rough, correction, latent_dim)
-    rank = int((eigenvalues > 0).sum())
-    if latent_dim >= rank:
-        advice = f"choose latent_dim <= {rank - 1}" if rank > 1 else "give data that vary in at least two directions"
-        raise DataError(
-            f"latent_dim is {latent_dim} and the centred data have rank {rank}; expected latent_dim < rank, as "
-            f"the noise variance is 0 and the likelihood infinite from there on: {advice}"
-        )
-    noise_variance = eigenvalues[latent_dim:].sum() / (data_dim - latent_dim)
-    # Where all eigenvalues tie, rounding can put one below their average.
-    loadings = axes * (eigenvalues[:latent_dim] - noise_variance).clamp(min=0).sqrt()
-    largest = loadings.gather(0, loadings.abs().argmax(0, keepdim=True))
-    return PPCAParameters(loadings * torch.where(largest < 0, -1, 1), rough + correction, noise_variance, eigenvalues)
+    by_svd = num_rows * data_dim * min(num_rows, data_dim) <= _SVD_WORK
+    mean, eigenvalues, axes = principal_axes(x, latent_dim, by_svd=by_svd, chunk=_CHUNK)
+    return _of_spectrum(eigenvalues, axes, mean, latent_dim)
+
+
+def maximum_likelihood_of_covariance(
+    covariance: Tensor, mean: Tensor, num_rows: int, latent_dim: int
+) -> PPCAParameters:
+    """Maximum likelihood probabilistic PCA in closed form, from the 1/N covariance of data that are no longer at hand.
+
+    Args:
+        covariance: (data_dim, data_dim), float64.
+        mean: mu, (data_dim,).
+        num_rows: N; the rank that rounding leaves certain depends on it.
+        latent_dim: d, from 1 to one below the rank of the covariance.
+
+    Returns:
+        The parameters and the eigenvalues, as :func:`maximum_likelihood`'s.
+
+    Raises:
+        DataError: from d = rank on, the noise variance is 0 and the likelihood infinite.
+
+    Source: Tipping & Bishop 1999, section 3.2; Bishop 2006, equations 12.45 and 12.46.
+
+    >>> fitted = maximum_likelihood_of_covariance(torch.diag(torch.tensor([4.0, 1.0]).double()), torch.zeros(2), 4, 1)
+    >>> fitted.loadings.flatten(), fitted.noise_variance
+    (tensor([1.7321, 0.0000], dtype=torch.float64), tensor(1., dtype=torch.float64))
+    """
+    eigenvalues, axes = spectrum(covariance, num_rows, latent_dim)
+    return _of_spectrum(eigenvalues[:num_rows], axes, mean, latent_dim)
 
 
 def principal_angle(loadings_a: Tensor, loadings_b: Tensor) -> float:
@@ -268,12 +280,16 @@ def _supported(tensor: Tensor) -> Tensor:
     return tensor.cpu() if tensor.device.type == "mps" else tensor
 
 
-def _checked_data(x: Tensor) -> Tensor:
+def _checked_shape(x: Tensor) -> Tensor:
     if x.ndim != 2:
         raise DataError(f"x has shape {tuple(x.shape)}; expected (num_rows, data_dim): pass one row per observation")
-    if any(bool(part.isinf().any()) for part in x.split(_rows(x.shape[1]))):
-        raise DataError("x holds infinite entries; expected finite numbers, or NaN where missing: clean or mark them")
     return _supported(x)
+
+
+def _checked_data(x: Tensor) -> Tensor:
+    x = _checked_shape(x)
+    check_no_infinity(x, _CHUNK)
+    return x
 
 
 def _checked(
@@ -300,15 +316,6 @@ def _checked(
     return x, weights, centre, noise.expand(data_dim)
 
 
-def _patterns(x: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """The distinct patterns, one bit an entry and 1 = observed, and which of them each row has."""
-    packed = np.concatenate([np.packbits((~p.isnan()).cpu().numpy(), axis=1) for p in x.split(_rows(x.shape[1]))])
-    if len(packed) and (packed == packed[0]).all():
-        return packed[:1], np.zeros(len(packed), dtype=np.intp)
-    distinct, pattern_of = np.unique(packed, axis=0, return_inverse=True)
-    return distinct, pattern_of.reshape(-1)
-
-
 def _chunks(
     x: Tensor, packed: NDArray[np.uint8], pattern_of: NDArray[np.intp], weights: Tensor, centre: Tensor, scale: Tensor
 ) -> Iterator[_Chunk]:
@@ -320,7 +327,7 @@ def _chunks(
     for places in (order[start : start + step] for start in range(0, len(order), step)):
         present, local = np.unique(pattern_of[places], return_inverse=True)
         rows, pattern = (torch.from_numpy(index).to(x.device) for index in (places, local))
-        masks = torch.from_numpy(np.unpackbits(packed[present], axis=1, count=data_dim)).to(weights)
+        masks = unpacked(packed[present], data_dim).to(weights)
         factors = _covariance_factors(masks, whitened)
         own = factors[pattern] if len(factors) > 1 else factors[0]
         observed = masks[pattern]
@@ -376,27 +383,16 @@ def _take(normal: Distribution, num_rows: int, part: slice) -> MultivariateNorma
     return MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
 
 
-def _axes_by_svd(x: Tensor, rough: Tensor, correction: Tensor, latent_dim: int) -> tuple[Tensor, Tensor]:
-    _, singular, axes = torch.linalg.svd((x.double() - rough) - correction, full_matrices=False)
-    tolerance = max(x.shape) * torch.finfo(torch.float64).eps * singular[0]
-    return torch.where(singular > tolerance, singular.square() / len(x), 0.0), axes[:latent_dim].mT
-
-
-def _axes_by_gram(x: Tensor, rough: Tensor, correction: Tensor, latent_dim: int) -> tuple[Tensor, Tensor]:
-    wide = x.shape[1] > x.shape[0]
-    tall = [t.mT if wide else t for t in (x, rough.expand_as(x), correction.expand_as(x))]
-
-    def blocks() -> Iterator[Tensor]:
-        for part, first, second in zip(*(t.split(_rows(min(x.shape))) for t in tall), strict=True):
-            yield (part.double() - first) - second
-
-    gram = rough.new_zeros(min(x.shape), min(x.shape))
-    for block in blocks():
-        gram += block.mT @ block
-    eigenvalues, vectors = torch.linalg.eigh(gram / len(x))
-    eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)[:, :latent_dim]
-    if wide:
-        vectors = torch.cat([block @ vectors for block in blocks()])
-        vectors = vectors / vectors.norm(dim=0)
-    tolerance = max(x.shape) * torch.finfo(torch.float64).eps * eigenvalues[0]
-    return torch.where(eigenvalues > tolerance, eigenvalues, 0.0), vectors
+def _of_spectrum(eigenvalues: Tensor, axes: Tensor, mean: Tensor, latent_dim: int) -> PPCAParameters:
+    rank = int((eigenvalues > 0).sum())
+    if latent_dim >= rank:
+        advice = f"choose latent_dim <= {rank - 1}" if rank > 1 else "give data that vary in at least two directions"
+        raise DataError(
+            f"latent_dim is {latent_dim} and the centred data have rank {rank}; expected latent_dim < rank, as "
+            f"the noise variance is 0 and the likelihood infinite from there on: {advice}"
+        )
+    noise_variance = eigenvalues[latent_dim:].sum() / (len(mean) - latent_dim)
+    # Where all eigenvalues tie, rounding can put one below their average.
+    loadings = axes * (eigenvalues[:latent_dim] - noise_variance).clamp(min=0).sqrt()
+    largest = loadings.gather(0, loadings.abs().argmax(0, keepdim=True))
+    return PPCAParameters(loadings * torch.where(largest < 0, -1, 1), mean, noise_variance, eigenvalues)

@@ -5,40 +5,71 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_lvm import artifact, catalogue, data
 from pyro_lvm.artifact import Artifact
-from pyro_lvm.errors import ArtifactError
+from pyro_lvm.batches import StreamBatches
+from pyro_lvm.checking import CheckResult, check_pair
+from pyro_lvm.data import ScalingKind
+from pyro_lvm.errors import ArtifactError, DataError
 from pyro_lvm.fitting import FitResult, choose_device, fit, hold_out
 from pyro_lvm.grading import Grade, grade
 from pyro_lvm.pair import Pair
 
+# A batch to check on; more rows show nothing else.
+_CHECKED_ROWS = 64
 _VERSIONED = ("pyro_lvm", "torch", "pyro-ppl", "numpy")
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where rows come from: what :func:`pyro_lvm.data.load` is given.
+    """Where rows come from: what :func:`pyro_lvm.data.load` is given, and how they are scaled.
 
     Args:
         reference: Name of a data set, or a file.
         root: Folder of a named data set's files.
         options: The loader's other arguments, plain JSON.
+        scale: ``none``, ``standard`` or ``unit``; fitted to the training rows.
+        streamed: Read batch by batch from the file, a memory-mapped NPY or Parquet; None does where it doesn't fit in
+            memory.
     """
 
     reference: str = "digits"
     root: str | None = None
-    options: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    scale: ScalingKind = "none"
+    streamed: bool | None = None
 
-    def load(self) -> data.Dataset:
-        """Read the rows."""
-        return data.load(self.reference, root=self.root, **dict(self.options or {}))
+    def load(self, batch_size: int, seed: int) -> tuple[data.Dataset, data.RowStream | None]:
+        """Read the rows, or a sample of them and the stream that has them all."""
+        path = Path(self.root or "") / self.reference
+        streamed = self.streamed
+        if streamed is None:
+            can_stream = path.suffix in (".npy", ".parquet") and path.is_file()
+            streamed = can_stream and not data.fits_in_memory(path)
+        if not streamed:
+            return data.load(self.reference, root=self.root, **self.options), None
+        if self.scale != "none":
+            raise DataError(f"scaling '{self.scale}' of a stream: scale the file's rows beforehand, or use none")
+        rows = data.stream(path, batch_size, seed=seed, features=self.options.get("features"))
+        sample = StreamBatches(rows, torch.device("cpu")).sample
+        return data.Dataset(sample, feature_names=rows.feature_names, name=self.reference), rows
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> DataSource:
+        """What :meth:`to_config` gave."""
+        return cls(**{name: config[name] for name in ("reference", "root", "options", "scale", "streamed")})
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {**vars(self), "options": dict(self.options)}
 
 
 @dataclass
@@ -47,8 +78,8 @@ class Run:
 
     Attributes:
         pair: The trained pair.
-        dataset: The rows, held-out ones included.
-        train_rows: The rows trained on.
+        dataset: The rows, held-out ones included, in their own units.
+        scaling: How the rows were scaled for the pair.
         training: Grade on them.
         held_out: Grade on held-out rows, or None.
         metrics: All figures.
@@ -58,7 +89,7 @@ class Run:
 
     pair: Pair
     dataset: data.Dataset
-    train_rows: Tensor
+    scaling: data.Scaling
     training: Grade
     held_out: Grade | None
     metrics: dict[str, Any]
@@ -99,11 +130,13 @@ def fit_run(
         # Before the work, not after it.
         artifact.check_out(out, force=force)
     spec = catalogue.find(reference)
-    dataset = source.load()
-    pair = catalogue.build(spec, facts_of(dataset), guide=guide, options=options, seed=seed)
-    fitted = fit(pair.model, pair.guide, dataset.rows, pair=pair, seed=seed, **training)
+    dataset, stream = source.load(training.get("batch_size", 256), seed)
     train_rows, held_out_rows, _ = hold_out(dataset.rows, training.get("validation"), seed)
-    grades = _grades(pair, train_rows, held_out_rows)
+    scaling = data.Scaling.fit(train_rows, source.scale)
+    pair = catalogue.build(spec, facts_of(dataset), guide=guide, options=options, seed=seed)
+    rows: Any = scaling.transform(dataset.rows) if stream is None else stream
+    fitted = fit(pair.model, pair.guide, rows, pair=pair, seed=seed, **training)
+    grades = _grades(pair, train_rows, held_out_rows, scaling)
     metrics = {
         **_figures(*grades),
         "steps": fitted.steps,
@@ -113,23 +146,20 @@ def fit_run(
         "pair": reference,
         "guide": pair.config["guide"],
         "data": source.reference,
+        "scale": source.scale,
         "seed": seed,
     }
     if out is not None:
         kept = {k: v for k, v in training.items() if isinstance(v, (int, float, str, bool, type(None)))}
+        kept.pop("checkpoint", None)
         config = {
-            "data": {
-                "reference": source.reference,
-                "root": source.root,
-                "options": dict(source.options or {}),
-                "shape": list(dataset.rows.shape),
-                "sha256": _digest(dataset.rows),
-            },
+            "data": {**source.to_config(), "shape": list(dataset.rows.shape), "sha256": _digest(dataset.rows)},
+            "scaling": scaling.to_config(),
             "training": {"seed": seed, **kept},
             "versions": {name: version(name) for name in _VERSIONED} | {"python": platform.python_version()},
         }
         artifact.save(out, pair, config=config, history=fitted.history, metrics=metrics, force=force)
-    return Run(pair, dataset, train_rows, *grades, metrics=metrics, fitted=fitted)
+    return Run(pair, dataset, scaling, *grades, metrics=metrics, fitted=fitted)
 
 
 def evaluate_run(
@@ -156,29 +186,69 @@ def evaluate_run(
         PyroLvmError: The run or the data can't be read, or the data is not what the run was trained on.
     """
     saved = artifact.load(run, spec=None if pair is None else catalogue.find(pair))
-    recorded = saved.config["data"]
-    own = DataSource(recorded["reference"], root if root is not None else recorded["root"], recorded["options"])
-    dataset = own.load()
+    recorded, trained = saved.config["data"], saved.config["training"]
+    own = DataSource.from_config(recorded | ({} if root is None else {"root": root}))
+    dataset, _ = own.load(trained.get("batch_size", 256), trained["seed"])
     if _digest(dataset.rows) != recorded["sha256"]:
         raise ArtifactError(
             f"the data '{own.reference}', now {tuple(dataset.rows.shape)} rows by features, is not what '{run}' was "
             f"trained on, {tuple(recorded['shape'])}: restore it, or point --data-root at the folder that holds it"
         )
-    trained = saved.config["training"]
     train_rows, held_out_rows, _ = hold_out(dataset.rows, trained.get("validation"), trained["seed"])
+    scaling = data.Scaling.from_config(saved.config["scaling"])
     if source is not None:
-        dataset = source.load()
+        dataset, _ = source.load(trained.get("batch_size", 256), trained["seed"])
         held_out_rows = dataset.rows
         if held_out_rows.shape[1:] != train_rows.shape[1:]:
-            raise ArtifactError(
+            raise DataError(
                 f"'{source.reference}' has {held_out_rows.shape[1]} features, but '{run}' was trained on "
                 f"{train_rows.shape[1]}: evaluate on rows with the same features"
             )
     target = choose_device(device)
     saved.pair.to(target)
-    grades = _grades(saved.pair, train_rows, held_out_rows)
+    grades = _grades(saved.pair, train_rows, held_out_rows, scaling)
     metrics = {**saved.metrics, **_figures(*grades), "device": str(target)}
-    return Run(saved.pair, dataset, train_rows, *grades, metrics=metrics, artifact=saved)
+    return Run(saved.pair, dataset, scaling, *grades, metrics=metrics, artifact=saved)
+
+
+def check_run(
+    reference: str,
+    source: DataSource | None = None,
+    *,
+    pair: str | None = None,
+    guide: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> CheckResult:
+    """Check the contract of a saved run's pair, or of one that is built for the purpose.
+
+    Args:
+        reference: Folder of a run, name of a pair, or ``FILE.py:MODEL,GUIDE``.
+        source: The data; None for a run's own, else digits.
+        pair: The pair's file, for a run of a pair that was defined in one.
+        guide: Name of the guide.
+        options: The pair's other options.
+        seed: Of random initial parameters.
+
+    Returns:
+        The findings.
+
+    Raises:
+        PyroLvmError: What was given can't be read or built.
+    """
+    if Path(reference).is_dir():
+        saved = artifact.load(reference, spec=None if pair is None else catalogue.find(pair))
+        built = saved.pair
+        own = DataSource.from_config(saved.config["data"])
+        dataset, _ = (source or own).load(_CHECKED_ROWS, seed)
+        rows = data.Scaling.from_config(saved.config["scaling"]).transform(dataset.rows)
+    else:
+        dataset, _ = (source or DataSource()).load(_CHECKED_ROWS, seed)
+        rows = data.Scaling.fit(dataset.rows, (source or DataSource()).scale).transform(dataset.rows)
+        built = catalogue.build(reference, facts_of(dataset), guide=guide, options=options, seed=seed)
+        built.start(rows, torch.Generator().manual_seed(seed))
+    num_rows = len(rows)
+    return check_pair(built.model, built.guide, rows[:_CHECKED_ROWS], num_rows=num_rows, pair=built)
 
 
 def facts_of(dataset: data.Dataset) -> dict[str, Any]:
@@ -187,9 +257,23 @@ def facts_of(dataset: data.Dataset) -> dict[str, Any]:
     return {"data_dim": dataset.data_dim, "image_shape": None if shape is None else list(shape)}
 
 
-def _grades(pair: Pair, train_rows: Tensor, held_out_rows: Tensor | None) -> tuple[Grade, Grade | None]:
-    training = grade(pair, train_rows)
-    return training, None if held_out_rows is None else grade(pair, held_out_rows, train_rows=train_rows)
+def _grades(
+    pair: Pair, train_rows: Tensor, held_out_rows: Tensor | None, scaling: data.Scaling
+) -> tuple[Grade, Grade | None]:
+    """Grades in nats of the data's own units: log p(x) = log p(scaled x) - log of the scaling's Jacobian."""
+    scaled = scaling.transform(train_rows)
+    training = _unscaled(grade(pair, scaled), train_rows, scaling)
+    if held_out_rows is None:
+        return training, None
+    held_out = grade(pair, scaling.transform(held_out_rows), train_rows=scaled)
+    return training, _unscaled(held_out, held_out_rows, scaling)
+
+
+def _unscaled(graded: Grade, rows: Tensor, scaling: data.Scaling) -> Grade:
+    shift = float(scaling.row_log_jacobian(rows).mean())
+    densities = ("elbo", "elbo_exact", "log_evidence", "log_evidence_ml")
+    values = {name: getattr(graded, name) for name in densities}
+    return replace(graded, **{name: value - shift for name, value in values.items() if value is not None})
 
 
 def _figures(training: Grade, held_out: Grade | None) -> dict[str, Any]:

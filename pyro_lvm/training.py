@@ -122,10 +122,8 @@ class Trainer:
         self.best = torch.empty(0)
         self.best_state: dict[str, Tensor] = {}
 
-    def prepare(self, train: str, start: bool, generator: torch.Generator) -> None:
-        """Start what is to be trained and find its parameters."""
-        if start:
-            self.pair.start(self.batches.sample, generator, train=train)
+    def prepare(self, train: str) -> None:
+        """Find the parameters of what is to be trained."""
         with self._feeding():
             used = self.pair.materialize(self.batches.sample[: self.batches.batch_size])
         chosen = used["model"] | used["guide"]

@@ -7,6 +7,8 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+# What an earlier build left would be packed into the wheel.
+rm -rf "$root/build"
 "$bin/python" -m pip wheel --quiet --no-deps --no-build-isolation --disable-pip-version-check -w "$work/wheel" "$root"
 "$bin/python" -m pip install --quiet --no-deps --disable-pip-version-check --target "$work/installed" "$work"/wheel/*.whl
 mkdir "$work/clean" && cd "$work/clean"

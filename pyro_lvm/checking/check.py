@@ -1,0 +1,291 @@
+"""The contract check of a pair, from its first run to its return from a file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from pyro_lvm.checking.densities import (
+    check_draws,
+    check_overwritten,
+    check_parameters,
+    check_raised,
+    check_shapes,
+    check_values,
+)
+from pyro_lvm.checking.findings import CheckResult, Finding
+from pyro_lvm.checking.gradients import check_gradients
+from pyro_lvm.checking.persistence import check_saving, check_uncondition
+from pyro_lvm.checking.rows import check_missing, check_rows, check_single_row, check_smaller_batch, holds_prototype
+from pyro_lvm.checking.running import ROLES, Runner, attempt, first_line
+from pyro_lvm.checking.scale import check_importance_weights, check_scale
+from pyro_lvm.checking.sites import family, samples
+from pyro_lvm.checking.state import Snapshot, find_modules, untouched_randomness
+from pyro_lvm.checking.structure import check_duplicates, check_plates, check_signature, check_sites, check_varying
+from pyro_lvm.checking.view import View, choose_batch, find_plates, plates_of_size, small_size
+from pyro_lvm.data import as_rows
+from pyro_lvm.errors import DataError, PairError
+from pyro_lvm.pair import Half, Pair
+
+# Enough rows to tell what follows them; the seeds find a branch taken half of the time nearly always.
+_MOST_ROWS = {True: 61, False: 31}
+_SEEDS = {True: 8, False: 2}
+_GRADIENT_DRAWS = {True: 3, False: 1}
+
+
+def check_pair(
+    model: Half,
+    guide: Half,
+    x: Any,
+    *,
+    num_rows: int | None = None,
+    elbo: ELBO | type[ELBO] | None = None,
+    pair: Pair | None = None,
+    thorough: bool = True,
+) -> CheckResult:
+    """Check that a model and a guide make a sound pair, and say where they don't.
+
+    The pair runs on a few of the rows; its parameters, buffers, gradients and plain attributes, Pyro's parameter store
+    and the random state are afterwards what they were. What a half raises becomes a finding.
+
+    Args:
+        model: ``model(x)``; see :class:`pyro_lvm.Pair`.
+        guide: ``guide(x)``.
+        x: Rows: a tensor (rows, ...), an array, a table or a :class:`pyro_lvm.data.Dataset`; NaN where missing. A batch
+            as in training, where ``num_rows`` is given.
+        num_rows: Rows N of the whole data set; None where it isn't known or ``x`` is all of it.
+        elbo: The Pyro ELBO that the pair is to be trained with, or a class of one; None for ``Trace_ELBO``.
+        pair: The :class:`pyro_lvm.Pair` that the two are of, where there is one already.
+        thorough: False leaves out what takes long: several seeds, single rows, dependence on rows, saving and loading.
+
+    Returns:
+        The findings, errors first. What the structure makes meaningless isn't looked at until it is mended.
+
+    Raises:
+        DataError: ``x`` has no rows, infinite entries, or more than ``num_rows`` rows.
+
+    Example:
+        >>> import torch
+        >>> from pyro_lvm.guides import LinearGaussian
+        >>> from pyro_lvm.models import PPCA
+        >>> print(check_pair(PPCA(5, 2), LinearGaussian(5, 2), torch.randn(40, 5)))
+        Pair(model=PPCA, guide=LinearGaussian): nothing found
+    """
+    rows = _as_rows(x)
+    if num_rows is not None and num_rows < len(rows):
+        raise DataError(
+            f"num_rows={num_rows}, but {len(rows)} rows were given: expected the number of rows of the whole data set"
+        )
+    if pair is not None:
+        model, guide = pair.model, pair.guide
+    modules = [m for half in (model, guide) for m in find_modules(half).values()]
+    as_it_was = Snapshot(modules)
+    findings = _Findings()
+    with untouched_randomness():
+        if pair is None:
+            pair, error = attempt(lambda: Pair(model, guide))
+            if error is not None:
+                message = str(error) if isinstance(error, PairError) else f"building it raises {first_line(error)}"
+                return CheckResult((Finding("not-callable", "error", None, message),), "Pair", complete=False)
+        for role, half in zip(ROLES, (pair.model, pair.guide), strict=True):
+            findings.add(check_signature(role, half))
+        if findings.errors:
+            as_it_was.restore()
+            return CheckResult(tuple(findings), repr(pair), complete=False)
+        found = Snapshot(modules, pair)
+        try:
+            complete = _check(pair, found, rows, num_rows, elbo, findings, thorough=thorough)
+        finally:
+            found.restore()
+            as_it_was.restore()
+    return CheckResult(tuple(findings), repr(pair), complete)
+
+
+def quick_check(
+    pair: Pair, x: Any, *, num_rows: int | None = None, elbo: ELBO | type[ELBO] | None = None
+) -> CheckResult:
+    """The part of the contract check that takes a fraction of a second, to be run before training.
+
+    Args:
+        pair: The pair to be trained.
+        x: A batch as in training, shape (rows, ...).
+        num_rows: Rows N of the whole data set.
+        elbo: The ELBO to train with.
+
+    Returns:
+        The findings, none of them an error.
+
+    Raises:
+        PairError: The first error, in one line.
+    """
+    result = check_pair(pair.model, pair.guide, x, num_rows=num_rows, elbo=elbo, pair=pair, thorough=False)
+    result.raise_for_errors()
+    return result
+
+
+class _Findings:
+    """Findings in the order of what causes what: of a site that has an error, what follows from it isn't said."""
+
+    def __init__(self) -> None:
+        self._found: list[Finding] = []
+        self._more: dict[int, int] = {}
+        self._keys: list[tuple[str, str | None]] = []
+
+    @property
+    def errors(self) -> bool:
+        return any(f.severity == "error" for f in self._found)
+
+    @property
+    def codes(self) -> set[str]:
+        return {f.code for f in self._found}
+
+    def add(self, findings: Iterable[Finding], view: View | None = None) -> None:
+        """Take in what a part of the check finds; a part that fails itself says so."""
+        taken, error = attempt(lambda: list(findings))
+        if error is not None:
+            message = f"a part of the check raised {first_line(error)}: what it looks at is unknown"
+            taken = [Finding("check-incomplete", "warning", None, message)]
+        for finding in taken:
+            key = (finding.code, _group(finding.site, view))
+            if key in self._keys:
+                place = self._keys.index(key)
+                self._more[place] = self._more.get(place, 0) + (finding.site != self._found[place].site)
+            elif not self._is_consequence(finding, key[1]):
+                self._keys.append(key)
+                self._found.append(finding)
+
+    def _is_consequence(self, finding: Finding, group: str | None) -> bool:
+        return finding.site is not None and any(
+            held == group and f.severity == "error" for f, (_, held) in zip(self._found, self._keys, strict=True)
+        )
+
+    def __iter__(self) -> Any:
+        complete = [
+            dataclasses.replace(f, message=f"{f.message} (and {self._more[i]} sites like it)")
+            if self._more.get(i)
+            else f
+            for i, f in enumerate(self._found)
+        ]
+        return iter(sorted(complete, key=lambda finding: finding.severity != "error"))
+
+
+def _group(site: str | None, view: View | None) -> str | None:
+    """A site's name; for one of a sequential plate, what all of its sites are called."""
+    if site is None or view is None:
+        return site
+    for role in ROLES:
+        held = samples(view.large.traces[role]).get(site)
+        if held is not None and any(frame.dim is None for frame in held["cond_indep_stack"]):
+            return family(site)
+    return site
+
+
+def _check(
+    pair: Pair,
+    found: Snapshot,
+    rows: Tensor,
+    num_rows: int | None,
+    elbo: ELBO | type[ELBO] | None,
+    findings: _Findings,
+    *,
+    thorough: bool,
+) -> bool:
+    """Carry the check out; returns whether all of it could be."""
+    runner = Runner(pair, num_rows if num_rows is not None else len(rows), elbo)
+    rows = _cast(rows, runner.modules.values())
+    if any(True for _ in pair.named_parameters()):
+        rows = rows.to(pair.device)
+    whole = rows
+    if rows.is_floating_point():
+        full = rows[~torch.isnan(rows).reshape(len(rows), -1).any(1)]
+        whole = full if len(full) >= 4 and not holds_prototype(pair.guide) else rows
+    x = whole if holds_prototype(pair.guide) else choose_batch(whole, _MOST_ROWS[thorough])
+    if pair._pending:
+        attempt(lambda: runner.materialize(x))
+        runner.keep()
+    view = _look(runner, x, len(rows), num_rows, findings, thorough=thorough)
+    if findings.errors:
+        return False
+    findings.add(check_missing(view, rows), view)
+    findings.add(check_gradients(view, _GRADIENT_DRAWS[thorough]), view)
+    if thorough:
+        later: list[Callable[[], Iterable[Finding]]] = [
+            lambda: check_rows(view),
+            # Statistics over the batch break on a single row for a reason that has been told.
+            lambda: check_single_row(view) if "rows-not-independent" not in findings.codes else (),
+            lambda: check_uncondition(view),
+            lambda: check_saving(view, found),
+        ]
+        for part in later:
+            findings.add(part(), view)
+            runner.kept.restore()
+    return True
+
+
+def _look(
+    runner: Runner, x: Tensor, given_rows: int, num_rows: int | None, findings: _Findings, *, thorough: bool
+) -> View:
+    """Trace the pair and check all that its traces tell."""
+    # Parameters that are made on first use are made here.
+    runner.run(x, restore=False)
+    runner.keep()
+    prototype = holds_prototype(runner.pair.guide)
+    few = x[: small_size(len(x))]
+    joint = runner.run(x)
+    # With validation off a broken pair comes further, and shows more of what is wrong with it.
+    large = runner.run(x, joint=False, validate=False)
+    small = runner.run(few, joint=False, validate=False, roles=("model",) if prototype else ("guide", "model"))
+    joint_small = None if prototype else runner.run(few)
+    given, drawn = find_plates(large, small)
+    if not given and (small.errors or large.errors):
+        given = plates_of_size(large, len(x))
+    view = View(runner, x, large, small, joint, joint_small, given_rows, num_rows, given, drawn)
+    relaxed = runner.run(x, validate=False) if joint.errors else joint
+    others = [runner.run(x, seed=seed) for seed in range(1, _SEEDS[thorough])]
+    varying, vary = check_varying([joint, *others])
+    for found in (
+        check_overwritten(joint),
+        vary,
+        check_duplicates(large),
+        check_sites(view, varying),
+        check_plates(view),
+        check_shapes(large),
+        check_draws(large),
+        check_parameters(relaxed, holes=bool(torch.isnan(x).any())),
+    ):
+        findings.add(found, view)
+    if findings.errors:
+        return view
+    for part in (
+        lambda: [f for run in (joint, *others) for f in check_raised(run, "guide")],
+        lambda: [f for run in (joint, *others) for f in check_raised(run, "model")],
+        lambda: check_shapes(joint),
+        lambda: check_smaller_batch(joint_small, "smaller-batch-fails") if joint_small is not None else (),
+        lambda: (*check_scale(view), *check_importance_weights(view), *check_values(view)),
+    ):
+        findings.add(part(), view)
+        if findings.errors:
+            break
+    return view
+
+
+def _as_rows(x: Any) -> Tensor:
+    rows = x if isinstance(x, Tensor) else as_rows(x).rows
+    if rows.dim() == 0 or len(rows) == 0:
+        raise DataError(f"the data has shape {tuple(rows.shape)}: expected at least one row")
+    if rows.is_floating_point() and bool(torch.isinf(rows).any()):
+        raise DataError(f"the data has {int(torch.isinf(rows).sum())} infinite entries: remove or replace them")
+    return rows
+
+
+def _cast(rows: Tensor, modules: Iterable[nn.Module]) -> Tensor:
+    """Real-valued rows in the precision of the pair's parameters, as they are in training."""
+    if not rows.is_floating_point():
+        return rows
+    held = {p.dtype for module in modules for p in module.parameters() if p.is_floating_point()}
+    return rows.to(held.pop() if len(held) == 1 else torch.get_default_dtype())

@@ -1,0 +1,21 @@
+"""Pictures of a training and of a trained pair, each a function that takes matplotlib axes and returns them.
+
+Nothing is shown and no style is changed; a figure is made only where no axes are given.
+"""
+
+from pyro_lvm.plots.curves import elbo_curve
+from pyro_lvm.plots.images import grid_layout
+from pyro_lvm.plots.latent import latent_map
+from pyro_lvm.plots.loadings import heatmap_size, loadings_heatmap, loadings_images
+from pyro_lvm.plots.reconstruction import reconstruction_scatter, reconstructions
+
+__all__ = [
+    "elbo_curve",
+    "grid_layout",
+    "heatmap_size",
+    "latent_map",
+    "loadings_heatmap",
+    "loadings_images",
+    "reconstruction_scatter",
+    "reconstructions",
+]

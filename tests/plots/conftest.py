@@ -1,0 +1,20 @@
+"""Plots are drawn without a screen, without a warning, and closed after each test."""
+
+import warnings
+from collections.abc import Iterator
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _tidy() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # matplotlib says so when text doesn't fit, a limit is singular or a glyph is missing.
+        warnings.simplefilter("error", UserWarning)
+        yield
+    plt.close("all")

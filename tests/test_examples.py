@@ -1,0 +1,84 @@
+"""The examples run as a reader runs them: as scripts, in a folder of their own, and what they print is true."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from pyro_lvm import linear_gaussian
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+FIGURE = Path("runs/examples/ppca_digits.png")
+NUMBERS = {
+    "optimum": "log-evidence of the best model",
+    "log_evidence": "log-evidence of the trained model",
+    "gap": "gap",
+    "kl": "KL",
+    "elbo_exact": "ELBO by the algebra",
+    "elbo": "ELBO by Pyro's draws",
+}
+
+
+def run_digits(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / "ppca_digits.py"), *arguments],
+        cwd=folder,
+        env=os.environ | {"MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def table_of(printed: str) -> dict[str, float]:
+    """The number in each of the table's lines."""
+    lines = {name: re.search(rf"^{re.escape(begin)}.*? (-?\d+\.\d+)", printed, re.M) for name, begin in NUMBERS.items()}
+    assert all(lines.values()), printed
+    return {name: float(line[1]) for name, line in lines.items() if line}
+
+
+def error_of(printed: str) -> float:
+    """The standard error of the ELBO by draws."""
+    return float(printed.partition("+- ")[2].split()[0])
+
+
+class TestPpcaDigits:
+    def test_a_short_run_prints_the_table_and_writes_the_figure(self, tmp_path, digits):
+        """A reader's first command must not end in a traceback, nor with figures that contradict each other."""
+        run = run_digits(tmp_path, "--steps", "200")
+        assert run.returncode == 0, run.stderr
+        assert "Warning" not in run.stderr
+        table = table_of(run.stdout)
+        best = linear_gaussian.maximum_likelihood(digits, 8)
+        optimum = linear_gaussian.log_evidence(digits, best.loadings, best.mean, best.noise_variance).mean()
+        assert table["optimum"] == pytest.approx(float(optimum), abs=1e-6)
+        assert table["gap"] == pytest.approx(table["optimum"] - table["log_evidence"], abs=2e-6)
+        # Two hundred steps are not enough, so that a gap or a KL of zero would be one that is not computed.
+        assert table["gap"] > 0.01
+        assert table["kl"] > 0.01
+        assert abs(table["elbo"] - table["elbo_exact"]) < 5 * error_of(run.stdout) + 1e-4
+        image = matplotlib.image.imread(tmp_path / FIGURE)
+        assert image.shape[0] > 400
+        assert np.ptp(image) > 0.5
+
+    def test_a_run_of_one_step_draws(self, tmp_path):
+        """The shortest curve has one point."""
+        run = run_digits(tmp_path, "--steps", "1")
+        assert run.returncode == 0, run.stderr
+        assert (tmp_path / FIGURE).exists()
+
+    @pytest.mark.slow
+    def test_the_full_run_reaches_the_optimum(self, tmp_path):
+        """It is the example's claim: the model at the best there is, the guide at the exact posterior."""
+        run = run_digits(tmp_path)
+        assert run.returncode == 0, run.stderr
+        table = table_of(run.stdout)
+        assert table["optimum"] == pytest.approx(14.2097883, abs=1e-6)
+        assert 0 < table["gap"] < 1e-3
+        assert 0 < table["kl"] < 2e-3
+        assert abs(table["elbo"] - table["elbo_exact"]) < 5 * error_of(run.stdout)
