@@ -1,6 +1,7 @@
 """Latent-variable models in Pyro whose amortized guides are graded against the truth."""
 
 from pyro_lvm.artifact import Artifact, load, save
+from pyro_lvm.checking import check_pair
 from pyro_lvm.errors import ArtifactError, DataError, PairError, PyroLvmError, TrainingError
 from pyro_lvm.fitting import FitResult, fit
 from pyro_lvm.grading import Grade, grade
@@ -17,6 +18,7 @@ __all__ = [
     "PairError",
     "PyroLvmError",
     "TrainingError",
+    "check_pair",
     "data_plate",
     "fit",
     "grade",
