@@ -38,8 +38,6 @@ class PPCA(PairModule):
     origin: Tensor
     unit: Tensor
     relative_noise_scale: Tensor
-    # Of the relative parameters, so the same for every scale of data.
-    learning_rate = 0.1
 
     def __init__(self, data_dim: int, latent_dim: int = 2) -> None:
         super().__init__()
@@ -60,6 +58,11 @@ class PPCA(PairModule):
     def latent_dim(self) -> int:
         """Number of latent coordinates d."""
         return int(self.relative_loadings.shape[1])
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's first rate: of relative parameters, so the same on every scale; the noise of more features adds up."""
+        return min(0.1, 0.8 / float(self.origin.numel()) ** 0.5)
 
     @property
     def loadings(self) -> Tensor:
