@@ -60,6 +60,9 @@ class RowBatches:
 
     def next(self) -> Tensor:
         """The next batch, shape (batch_size, ...)."""
+        if self.batch_size == self.num_rows:
+            # In their own order, for guides that keep parameters for each row.
+            return self.sample
         if self._position + self.batch_size > len(self._order):
             # Drawn on the CPU, so that a seed means the same batches on every device.
             self._order = torch.randperm(self.num_rows).to(self.sample.device)

@@ -33,7 +33,7 @@ _CHUNK = 2**22
 # Rounding in M = I + A^T A costs log det M about float64's epsilon times trace(M) nats; beyond this, M is not formed.
 _GRAM_TRACE_LIMIT = 1e5
 # num_rows * data_dim * min(num_rows, data_dim) up to which maximum likelihood affords a singular value decomposition.
-_SVD_WORK = 5e9
+_SVD_WORK = 2e8
 
 
 class PPCAParameters(NamedTuple):

@@ -10,6 +10,8 @@ from pyro_lvm.errors import DataError
 
 # Rows whose mean is near enough to the mean of all for sums of squares about it to lose nothing.
 _SAMPLE = 1024
+# Squared distance of the mean from 0, relative to the total variance, up to which sums about 0 lose a digit at most.
+_SMALL_OFFSET = 10.0
 
 
 class PrincipalAxes(NamedTuple):
@@ -43,7 +45,10 @@ def principal_axes(x: Tensor, num_axes: int, *, by_svd: bool, chunk: int) -> Pri
         DataError: x has infinite or missing entries.
     """
     # The mean is kept in two parts: at an offset of 1e8, a single float64 is good to 1e-8 only.
-    rough = x[:: max(1, len(x) // _SAMPLE)].mean(0, dtype=torch.float64)
+    some = x[:: max(1, len(x) // _SAMPLE)].double()
+    rough = some.mean(0)
+    if rough.square().sum() <= _SMALL_OFFSET * some.var(0, correction=0).sum():
+        rough = torch.zeros_like(rough)
     if by_svd:
         correction, eigenvalues, axes = _by_svd(x, rough, num_axes, chunk)
     else:
@@ -129,9 +134,10 @@ def _by_svd(x: Tensor, rough: Tensor, num_axes: int, chunk: int) -> tuple[Tensor
 def _by_covariance(x: Tensor, rough: Tensor, num_axes: int, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
     gram, total = rough.new_zeros(x.shape[1], x.shape[1]), torch.zeros_like(rough)
     for part in _parts(x, chunk):
-        centred = part.double() - rough
+        # The copy that centring takes is worth it only where sums about 0 would lose digits.
+        centred = part.double() - rough if bool(rough.any()) else part.double()
         gram += gram_matrix(centred)
-        total += centred.sum(0)
+        total += centred.new_ones(len(centred)) @ centred
     correction = _complete(total / len(x), x, chunk)
     eigenvalues, axes = spectrum(gram / len(x) - torch.outer(correction, correction), len(x), num_axes)
     return correction, eigenvalues, axes

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pyro.distributions import Normal
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -117,6 +118,20 @@ def test_every_row_is_used_and_batches_are_of_one_size() -> None:
     batches = [b for b in seen[1:] if len(b) == 4]
     assert len(batches) >= 40
     assert {tuple(row.tolist()) for b in batches for row in b} == {tuple(row.tolist()) for row in x}
+
+
+def test_a_guide_with_parameters_for_each_row_sees_rows_in_their_order() -> None:
+    # Wrong: every epoch would hand each row the parameters of another.
+    x = small(60)
+    model = PPCA(6, 2)
+    guide = AutoNormal(model)
+    with torch.no_grad():
+        model.start(x, torch.Generator().manual_seed(0))
+    result = fit(model, guide, x, steps=1500, lr=0.05, progress=False)
+    amortized = fit(*pair(), x, steps=1500, progress=False)
+    assert grade(result.pair, x).elbo > grade(amortized.pair, x).elbo - 0.5
+    with pytest.raises(PairError):
+        fit(model, AutoNormal(model), x, batch_size=20, steps=5, progress=False)
 
 
 @pytest.mark.parametrize("half", ["guide", "model"])

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from pyro.infer import ELBO
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
+from pyro_lvm.checking.collecting import Collector
 from pyro_lvm.checking.densities import (
-    check_draws,
     check_overwritten,
     check_parameters,
     check_raised,
+    check_ranges,
     check_shapes,
     check_values,
 )
@@ -24,16 +26,16 @@ from pyro_lvm.checking.persistence import check_saving, check_uncondition
 from pyro_lvm.checking.rows import check_missing, check_rows, check_single_row, check_smaller_batch, holds_prototype
 from pyro_lvm.checking.running import ROLES, Runner, attempt, first_line
 from pyro_lvm.checking.scale import check_importance_weights, check_scale
-from pyro_lvm.checking.sites import family, samples
 from pyro_lvm.checking.state import Snapshot, find_modules, untouched_randomness
 from pyro_lvm.checking.structure import check_duplicates, check_plates, check_signature, check_sites, check_varying
+from pyro_lvm.checking.supports import check_draws
 from pyro_lvm.checking.view import View, choose_batch, find_plates, plates_of_size, small_size
 from pyro_lvm.data import as_rows
 from pyro_lvm.errors import DataError, PairError
 from pyro_lvm.pair import Half, Pair
 
 # Enough rows to tell what follows them; the seeds find a branch taken half of the time nearly always.
-_MOST_ROWS = {True: 61, False: 31}
+_MOST_ROWS = 61
 _SEEDS = {True: 8, False: 2}
 _GRADIENT_DRAWS = {True: 3, False: 1}
 
@@ -85,7 +87,7 @@ def check_pair(
         model, guide = pair.model, pair.guide
     modules = [m for half in (model, guide) for m in find_modules(half).values()]
     as_it_was = Snapshot(modules)
-    findings = _Findings()
+    findings = Collector()
     with untouched_randomness():
         if pair is None:
             pair, error = attempt(lambda: Pair(model, guide))
@@ -93,7 +95,7 @@ def check_pair(
                 message = str(error) if isinstance(error, PairError) else f"building it raises {first_line(error)}"
                 return CheckResult((Finding("not-callable", "error", None, message),), "Pair", complete=False)
         for role, half in zip(ROLES, (pair.model, pair.guide), strict=True):
-            findings.add(check_signature(role, half))
+            findings.add(partial(check_signature, role, half))
         if findings.errors:
             as_it_was.restore()
             return CheckResult(tuple(findings), repr(pair), complete=False)
@@ -128,70 +130,13 @@ def quick_check(
     return result
 
 
-class _Findings:
-    """Findings in the order of what causes what: of a site that has an error, what follows from it isn't said."""
-
-    def __init__(self) -> None:
-        self._found: list[Finding] = []
-        self._more: dict[int, int] = {}
-        self._keys: list[tuple[str, str | None]] = []
-
-    @property
-    def errors(self) -> bool:
-        return any(f.severity == "error" for f in self._found)
-
-    @property
-    def codes(self) -> set[str]:
-        return {f.code for f in self._found}
-
-    def add(self, findings: Iterable[Finding], view: View | None = None) -> None:
-        """Take in what a part of the check finds; a part that fails itself says so."""
-        taken, error = attempt(lambda: list(findings))
-        if error is not None:
-            message = f"a part of the check raised {first_line(error)}: what it looks at is unknown"
-            taken = [Finding("check-incomplete", "warning", None, message)]
-        for finding in taken:
-            key = (finding.code, _group(finding.site, view))
-            if key in self._keys:
-                place = self._keys.index(key)
-                self._more[place] = self._more.get(place, 0) + (finding.site != self._found[place].site)
-            elif not self._is_consequence(finding, key[1]):
-                self._keys.append(key)
-                self._found.append(finding)
-
-    def _is_consequence(self, finding: Finding, group: str | None) -> bool:
-        return finding.site is not None and any(
-            held == group and f.severity == "error" for f, (_, held) in zip(self._found, self._keys, strict=True)
-        )
-
-    def __iter__(self) -> Any:
-        complete = [
-            dataclasses.replace(f, message=f"{f.message} (and {self._more[i]} sites like it)")
-            if self._more.get(i)
-            else f
-            for i, f in enumerate(self._found)
-        ]
-        return iter(sorted(complete, key=lambda finding: finding.severity != "error"))
-
-
-def _group(site: str | None, view: View | None) -> str | None:
-    """A site's name; for one of a sequential plate, what all of its sites are called."""
-    if site is None or view is None:
-        return site
-    for role in ROLES:
-        held = samples(view.large.traces[role]).get(site)
-        if held is not None and any(frame.dim is None for frame in held["cond_indep_stack"]):
-            return family(site)
-    return site
-
-
 def _check(
     pair: Pair,
     found: Snapshot,
     rows: Tensor,
     num_rows: int | None,
     elbo: ELBO | type[ELBO] | None,
-    findings: _Findings,
+    findings: Collector,
     *,
     thorough: bool,
 ) -> bool:
@@ -204,31 +149,35 @@ def _check(
     if rows.is_floating_point():
         full = rows[~torch.isnan(rows).reshape(len(rows), -1).any(1)]
         whole = full if len(full) >= 4 and not holds_prototype(pair.guide) else rows
-    x = whole if holds_prototype(pair.guide) else choose_batch(whole, _MOST_ROWS[thorough])
+    x = whole if holds_prototype(pair.guide) else choose_batch(whole, _MOST_ROWS)
     if pair._pending:
         attempt(lambda: runner.materialize(x))
         runner.keep()
     view = _look(runner, x, len(rows), num_rows, findings, thorough=thorough)
     if findings.errors:
         return False
-    findings.add(check_missing(view, rows), view)
-    findings.add(check_gradients(view, _GRADIENT_DRAWS[thorough]), view)
+    findings.add(lambda: check_missing(view, rows), view)
+    findings.add(lambda: check_gradients(view, _GRADIENT_DRAWS[thorough]), view)
+    later: list[Callable[[], Iterable[Finding]]] = []
+    if thorough or (view.minibatch and isinstance(pair.guide, AutoGuide)):
+        # An automatic guide on minibatches takes one row for another, and is quickly found out.
+        later.append(lambda: check_rows(view))
     if thorough:
-        later: list[Callable[[], Iterable[Finding]]] = [
-            lambda: check_rows(view),
+        later += [
+            lambda: check_ranges(view),
             # Statistics over the batch break on a single row for a reason that has been told.
             lambda: check_single_row(view) if "rows-not-independent" not in findings.codes else (),
             lambda: check_uncondition(view),
             lambda: check_saving(view, found),
         ]
-        for part in later:
-            findings.add(part(), view)
-            runner.kept.restore()
+    for part in later:
+        findings.add(part, view)
+        runner.kept.restore()
     return True
 
 
 def _look(
-    runner: Runner, x: Tensor, given_rows: int, num_rows: int | None, findings: _Findings, *, thorough: bool
+    runner: Runner, x: Tensor, given_rows: int, num_rows: int | None, findings: Collector, *, thorough: bool
 ) -> View:
     """Trace the pair and check all that its traces tell."""
     # Parameters that are made on first use are made here.
@@ -248,29 +197,30 @@ def _look(
     relaxed = runner.run(x, validate=False) if joint.errors else joint
     others = [runner.run(x, seed=seed) for seed in range(1, _SEEDS[thorough])]
     varying, vary = check_varying([joint, *others])
-    for found in (
-        check_overwritten(joint),
-        vary,
-        check_duplicates(large),
-        check_sites(view, varying),
-        check_plates(view),
-        check_shapes(large),
-        check_draws(large),
-        check_parameters(relaxed, holes=bool(torch.isnan(x).any())),
-    ):
-        findings.add(found, view)
-    if findings.errors:
-        return view
-    for part in (
+    at_once: list[Callable[[], Iterable[Finding]]] = [
+        lambda: check_overwritten(joint),
+        lambda: vary,
+        lambda: check_duplicates(large),
+        lambda: check_sites(view, varying),
+        lambda: check_plates(view),
+        lambda: check_shapes(large),
+        lambda: check_draws(large),
+        lambda: check_parameters(relaxed, holes=bool(torch.isnan(x).any())),
+    ]
+    for part in at_once:
+        findings.add(part, view)
+    one_by_one: list[Callable[[], Iterable[Finding]]] = [
         lambda: [f for run in (joint, *others) for f in check_raised(run, "guide")],
         lambda: [f for run in (joint, *others) for f in check_raised(run, "model")],
         lambda: check_shapes(joint),
         lambda: check_smaller_batch(joint_small, "smaller-batch-fails") if joint_small is not None else (),
-        lambda: (*check_scale(view), *check_importance_weights(view), *check_values(view)),
-    ):
-        findings.add(part(), view)
+        lambda: (*check_scale(view), *check_importance_weights(view)),
+        lambda: check_values(view),
+    ]
+    for part in one_by_one:
         if findings.errors:
             break
+        findings.add(part, view)
     return view
 
 

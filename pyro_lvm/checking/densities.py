@@ -1,8 +1,7 @@
-"""Shapes, supports and values: whether each site's density is one finite number a row, and of the right kind."""
+"""Shapes and values: whether each site's log-probability is one finite number a row."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,18 +13,21 @@ from pyro_lvm.checking.findings import Finding
 from pyro_lvm.checking.running import Role, Run, attempt, first_line, named_site
 from pyro_lvm.checking.sites import (
     Site,
-    event_dim,
     expected_shape,
     fits_plates,
     innermost,
-    latents,
     log_prob,
     observed,
     plate_sizes,
     samples,
 )
+from pyro_lvm.checking.state import perturb
 from pyro_lvm.checking.structure import wrong_size
-from pyro_lvm.checking.view import View, describe_draw, mismatch_in_plate
+from pyro_lvm.checking.supports import beyond, bounds, describe, support_of
+from pyro_lvm.checking.view import View, mismatch_in_plate
+
+# Noise that takes a parameter of 1 below 0 in a third of the runs.
+_FAR_AWAY, _FAR_AWAY_RUNS = 3.0, 8
 
 
 def check_overwritten(run: Run) -> Iterator[Finding]:
@@ -65,7 +67,7 @@ def check_raised(run: Run, role: Role) -> Iterator[Finding]:
         "model-raises" if role == "model" else "guide-raises",
         "error",
         named_site(error),
-        f"the {role} raises {first_line(error)}{after}: run {role}(x) on {run.num_rows} rows to see where",
+        f"the {role} raises {first_line(error)}{after}: run {role}(x[:{run.num_rows}]) to see where",
     )
 
 
@@ -116,112 +118,6 @@ def _wrong_shape(role: Role, name: str, site: Site, what: str) -> Finding:
     )
 
 
-def check_draws(run: Run) -> Iterator[Finding]:
-    """Whether model and guide agree on the shape and the support of each latent."""
-    prior_sites, guide_sites = latents(run.traces["model"]), latents(run.traces["guide"])
-    for name in (n for n in prior_sites if n in guide_sites):
-        prior, guide = prior_sites[name], guide_sites[name]
-        shapes = [tuple(getattr(site["fn"], "event_shape", ())) for site in (prior, guide)]
-        if shapes[0] != shapes[1]:
-            reason = "to_event differs" if event_dim(prior) != event_dim(guide) else "the sizes differ"
-            yield Finding(
-                "event-shape-mismatch",
-                "error",
-                name,
-                f"a draw of '{name}' has {describe_draw(prior)} in the model and {describe_draw(guide)} in the guide "
-                f"({reason}): expected the same; give the guide's distribution the prior's sizes and .to_event(...)",
-            )
-            continue
-        yield from _compare_supports(name, prior, guide)
-
-
-def _compare_supports(name: str, prior: Site, guide: Site) -> Iterator[Finding]:
-    wide, narrow = _support(prior), _support(guide)
-    if wide is None or narrow is None:
-        return
-    kinds = (
-        f"{type(innermost(guide['fn'])).__name__} in the guide, {type(innermost(prior['fn'])).__name__} in the model"
-    )
-    is_point = type(innermost(guide["fn"])).__name__ == "Delta"
-    inside, error = attempt(lambda: bool(prior["fn"].support.check(guide["value"]).all()))
-    outside = error is None and not inside and not bool(torch.isnan(guide["value"]).any())
-    if not is_point:
-        discrete = [_is_discrete(c) for c in (wide, narrow)]
-        if None not in discrete and discrete[0] != discrete[1] and not _is_relaxed(guide):
-            yield Finding(
-                "support-mismatch",
-                "error",
-                name,
-                f"'{name}' is {kinds}: one is discrete, the other continuous; draw it from the prior's kind",
-            )
-            return
-        outer, inner = _bounds(wide), _bounds(narrow)
-        if outer is not None and inner is not None:
-            outside = outside or _beyond(outer, inner)
-    if outside:
-        yield Finding(
-            "support-mismatch",
-            "error",
-            name,
-            f"'{name}' is {kinds}: the guide draws values outside the prior's support {_describe(wide)}; use a "
-            "distribution on that support, such as LogNormal for positive values or Beta for the unit interval",
-        )
-    elif not is_point and outer is not None and inner is not None and _cut_off(outer, inner, bool(discrete[0])):
-        yield Finding(
-            "support-narrower",
-            "warning",
-            name,
-            f"'{name}' is {kinds}: the guide can't reach all of the prior's support {_describe(wide)}, only "
-            f"{_describe(narrow)}; use a distribution on all of it",
-        )
-
-
-def _support(site: Site) -> Any:
-    support, _ = attempt(lambda: site["fn"].support)
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
-
-
-def _is_discrete(constraint: Any) -> bool | None:
-    value, error = attempt(lambda: bool(constraint.is_discrete))
-    return value if error is None else None
-
-
-def _is_relaxed(site: Site) -> bool:
-    # Draws are discrete, their gradient is the relaxation's.
-    return "StraightThrough" in type(innermost(site["fn"])).__name__
-
-
-def _bounds(constraint: Any) -> tuple[Tensor, Tensor] | None:
-    """Least and largest value of a support that is an interval."""
-    if constraint in (constraints.real, constraints.real_vector):
-        return torch.tensor(-math.inf), torch.tensor(math.inf)
-    if constraint is constraints.boolean:
-        return torch.tensor(0.0), torch.tensor(1.0)
-    if not (hasattr(constraint, "lower_bound") or hasattr(constraint, "upper_bound")):
-        return None
-    lower, upper = getattr(constraint, "lower_bound", -math.inf), getattr(constraint, "upper_bound", math.inf)
-    return torch.as_tensor(lower, dtype=torch.float64), torch.as_tensor(upper, dtype=torch.float64)
-
-
-def _beyond(outer: tuple[Tensor, Tensor], inner: tuple[Tensor, Tensor]) -> bool:
-    return bool((inner[0] < outer[0]).any() or (inner[1] > outer[1]).any())
-
-
-def _cut_off(outer: tuple[Tensor, Tensor], inner: tuple[Tensor, Tensor], discrete: bool) -> bool:
-    """Whether the inner interval ends where the outer goes on for ever, or leaves out discrete values."""
-    if discrete:
-        return bool((inner[0] > outer[0]).any() or (inner[1] < outer[1]).any())
-    ends = [(i.isfinite() & o.isinf()).any() for o, i in zip(outer, inner, strict=True)]
-    return bool(ends[0] or ends[1])
-
-
-def _describe(constraint: Any) -> str:
-    text = repr(constraint).replace("GreaterThan(lower_bound=0.0)", "(0, inf)")
-    return text if len(text) < 60 else type(constraint).__name__.strip("_")
-
-
 def check_parameters(run: Run, holes: bool) -> Iterator[Finding]:
     """Whether every distribution was given parameters of its domain.
 
@@ -250,9 +146,44 @@ def check_parameters(run: Run, holes: bool) -> Iterator[Finding]:
                         "error",
                         name,
                         f"in the {role} the {parameter} of '{name}' ({type(distribution).__name__}) has values outside "
-                        f"{_describe(constraint)} (least: {worst}): map it there, as softplus or exp do for a scale",
+                        f"{describe(constraint)} (least: {worst}): map it there, as softplus or exp do for a scale",
                     )
                     return
+
+
+def check_ranges(view: View) -> Iterator[Finding]:
+    """Whether every distribution's parameters stay in their domain wherever training may take the pair."""
+    runner, said = view.runner, set()
+    for seed in range(_FAR_AWAY_RUNS):
+        perturb([t for _, t in view.joint.parameters.values()], _FAR_AWAY, seed)
+        run = runner.run(view.x, validate=False, restore=False)
+        # Read before the parameters are put back: a distribution may hold one of them itself.
+        strayed = [(role, *found) for role in run.traces for found in _strayed(run.traces[role])]
+        runner.kept.restore()
+        for role, name, kind, parameter, domain in strayed:
+            if (role, name) not in said:
+                said.add((role, name))
+                yield Finding(
+                    "range-not-enforced",
+                    "warning",
+                    name,
+                    f"in the {role} nothing keeps the {parameter} of '{name}' ({kind}) in {domain}: training may take "
+                    "it out; map it there with softplus or exp, or give its parameter a constraint",
+                )
+
+
+def _strayed(trace: Any) -> Iterator[tuple[str, str, str, str]]:
+    """The sites whose distribution has a parameter outside its domain: site, distribution, parameter, domain."""
+    for name, site in samples(trace).items():
+        distribution = innermost(site["fn"])
+        for parameter, constraint in getattr(distribution, "arg_constraints", {}).items():
+            domain = None if constraints.is_dependent(constraint) else bounds(constraint)
+            if domain is None or parameter not in vars(distribution):
+                continue
+            value = getattr(distribution, parameter).detach()
+            # An exponential that underflows to 0 is kept in its domain; what is below 0 is not.
+            if beyond(domain, (value, value)):
+                yield name, type(distribution).__name__, parameter, describe(constraint)
 
 
 def check_values(view: View) -> Iterator[Finding]:
@@ -269,7 +200,7 @@ def check_values(view: View) -> Iterator[Finding]:
                 "error",
                 name,
                 f"in the {role} '{name}' holds values outside the support of {type(innermost(site['fn'])).__name__}, "
-                f"{_describe(_support(site))}: use a likelihood on the data's range, or transform the data into it",
+                f"{describe(support_of(site))}: use a likelihood on the data's range, or transform the data into it",
             )
         elif error is not None:
             yield Finding(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pyro_lvm.errors import PairError
@@ -56,6 +57,7 @@ CONTRACT: dict[str, dict[str, str]] = {
     },
     "values": {
         "parameter-out-of-range": "a distribution was given a parameter outside its domain, as a negative scale",
+        "range-not-enforced": "nothing keeps a distribution's parameter in its domain while it is trained",
         "observed-outside-support": "rows are outside the support of their distribution",
         "log-prob-not-finite": "a log-probability is NaN or infinite",
     },
@@ -181,16 +183,17 @@ class CheckResult:
 
     def table(self) -> Table:
         """The findings as a table, a line each."""
-        table = Table(title=self.summary, title_justify="left", show_lines=True)
+        table = Table(title=escape(self.summary), title_justify="left", show_lines=True)
         for heading in ("", "code", "site", "finding"):
             table.add_column(heading, no_wrap=heading == "code", overflow="fold")
         colours = {"error": "red", "warning": "yellow"}
         for f in self.findings:
-            table.add_row(f.severity, f.code, f.site or "", f.message, style=colours[f.severity])
+            # What a pair's author wrote is no markup.
+            table.add_row(f.severity, f.code, escape(f.site or ""), escape(f.message), style=colours[f.severity])
         return table
 
     def __rich__(self) -> Table | str:
-        return self.table() if self.findings else self.summary
+        return self.table() if self.findings else escape(self.summary)
 
     def __str__(self) -> str:
         if not self.findings:

@@ -11,7 +11,7 @@ from pyro.infer import RenyiELBO, ReweightedWakeSleep
 
 from pyro_lvm.checking.findings import Finding
 from pyro_lvm.checking.running import Role, Run
-from pyro_lvm.checking.sites import Site, frames, is_factor, latents, samples
+from pyro_lvm.checking.sites import Site, frames, latents, samples
 from pyro_lvm.checking.view import View
 
 
@@ -103,15 +103,15 @@ def _report(view: View, found: dict[str, list[tuple[Role, str, _Scale]]], num_ro
         role, name, scale = places[0]
         others = list(dict.fromkeys(n for _, n, _ in places if n != name))
         also = f" (also {', '.join(others[:3])})" if others else ""
-        expected = f"N/B = {num_rows}/{scale.num_rows} = {num_rows / scale.num_rows:.4g}"
         if code == "wrong-scale":
-            twice = math.isclose(scale.found, (num_rows / scale.num_rows) ** 2, rel_tol=1e-2)
-            reason = (
-                "it is scaled twice; the plate does it already, remove poutine.scale"
-                if twice or not math.isclose(scale.extra, 1.0)
-                else "the plate states another N; use pyro_lvm.data_plate(x), which fit tells the number of rows"
+            if scale.plate != 1.0 and not math.isclose(scale.extra, 1.0, rel_tol=1e-4):
+                reason = "it is scaled twice; the plate does it already, remove poutine.scale"
+            else:
+                reason = "another N is written out; use pyro_lvm.data_plate(x), which fit tells the number of rows"
+            message = (
+                f"in the {role} '{name}'{also} is scaled by {scale.found:.4g} on a batch of {scale.num_rows} rows, "
+                f"expected N/B = {num_rows}/{scale.num_rows} = {num_rows / scale.num_rows:.4g}: {reason}"
             )
-            message = f"in the {role} '{name}'{also} is scaled by {scale.found:.4g}, expected {expected}: {reason}"
             yield Finding(code, "error", name, message)
         elif code == "tempered":
             message = (
@@ -120,22 +120,18 @@ def _report(view: View, found: dict[str, list[tuple[Role, str, _Scale]]], num_ro
             )
             yield Finding(code, "warning", name, message)
         else:
-            shared = [n for n in latents(view.large.traces["model"]) if not _is_in_rows(view, n)]
+            model = latents(view.large.traces["model"])
+            shared = [n for n, site in model.items() if not view.in_rows(site)]
             wrong = (
-                f"against the rows, '{shared[0]}' counts {num_rows / scale.num_rows:.4g} times too much"
+                f"against the rows, '{shared[0]}' counts {num_rows / view.given_rows:.4g} times too much"
                 if shared
                 else "the loss is that of the batch, not of the data"
             )
             message = (
-                f"batches of {scale.num_rows} come from {num_rows} rows, but the plate around '{name}'{also} knows "
+                f"batches of {view.given_rows} come from {num_rows} rows, but the plate around '{name}'{also} knows "
                 f"only the batch: {wrong}; use pyro_lvm.data_plate(x), or pyro.plate(name, N, subsample=x)"
             )
             yield Finding(code, "error" if shared else "warning", name, message)
-
-
-def _is_in_rows(view: View, name: str) -> bool:
-    site = samples(view.large.traces["model"])[name]
-    return view.in_rows(site) or is_factor(site)
 
 
 def _compare_halves(pairs: list[tuple[Role, str, _Scale, _Scale]]) -> Iterator[Finding]:

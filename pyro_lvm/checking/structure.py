@@ -167,7 +167,7 @@ def check_plates(view: View) -> Iterator[Finding]:
             if fixed is not None:
                 yield fixed
             elif view.follows_rows(role, name):
-                yield _missing(name, role, plate, "its shape follows the rows of x")
+                yield _missing(name, role, plate, "its shape follows the rows of x", of_rows=True)
         for drawn in sorted((view.drawn & frames(site).keys()) - plates_said):
             plates_said.add(drawn)
             frame = frames(site)[drawn]
@@ -180,7 +180,7 @@ def check_plates(view: View) -> Iterator[Finding]:
             )
     model, guide = (samples(view.large.traces[role]) for role in ROLES)
     for name in (n for n in latents(view.large.traces["model"]) if n in guide):
-        yield from _compare_plates(name, model[name], guide[name])
+        yield from _compare_plates(view, name, model[name], guide[name])
 
 
 def _fixed_plate(view: View, role: Role, name: str, site: Site) -> Finding | None:
@@ -202,17 +202,18 @@ def wrong_size(plate: str, site: str, role: Role, size: int, num_rows: int) -> F
     )
 
 
-def _missing(name: str, role: Role, plate: str, why: str) -> Finding:
+def _missing(name: str, role: Role, plate: str, why: str, *, of_rows: bool) -> Finding:
+    mend = (
+        "its rows are neither independent nor scaled by N/B; put it inside `with data_plate(x):`"
+        if of_rows
+        else f"expected the same plates in both halves; open '{plate}' in both, or in neither"
+    )
     return Finding(
-        "plate-missing",
-        "error",
-        name,
-        f"in the {role} '{name}' is outside plate '{plate}', but {why}: its rows are neither independent nor scaled by "
-        "N/B; put it inside `with data_plate(x):`",
+        "plate-missing", "error", name, f"in the {role} '{name}' is outside plate '{plate}', but {why}: {mend}"
     )
 
 
-def _compare_plates(name: str, model: Site, guide: Site) -> Iterator[Finding]:
+def _compare_plates(view: View, name: str, model: Site, guide: Site) -> Iterator[Finding]:
     """Whether a latent is in the same plates in both halves."""
     plates: dict[Role, dict[str, Any]] = {"model": frames(model), "guide": frames(guide)}
     for plate in sorted(plates["model"].keys() & plates["guide"].keys()):
@@ -241,6 +242,6 @@ def _compare_plates(name: str, model: Site, guide: Site) -> Iterator[Finding]:
             )
             yield Finding("plate-name-mismatch", "error", name, message)
         else:
-            yield _missing(name, "guide", plate, "inside it in the model")
+            yield _missing(name, "guide", plate, "inside it in the model", of_rows=plate in view.rows)
     for plate in sorted(lacking["model"]):
-        yield _missing(name, "model", plate, "inside it in the guide")
+        yield _missing(name, "model", plate, "inside it in the guide", of_rows=plate in view.rows)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_lvm.checking.running import ROLES, Role, Run, Runner
-from pyro_lvm.checking.sites import Site, event_dim, frames, log_prob, samples
+from pyro_lvm.checking.sites import Site, event_dim, frames, samples
 
 # Batches of rows whose sizes are nothing else's size, so that a plate or a shape that follows the rows is told from one
 # that only happens to be as large.
@@ -145,11 +145,3 @@ def describe_draw(site: Site) -> str:
     """The shape of one draw of a site in words."""
     shape = tuple(getattr(site["fn"], "event_shape", ()))
     return f"event shape {shape} (event_dim={event_dim(site)})"
-
-
-def batch_shape(site: Site) -> tuple[int, ...] | None:
-    """The shape of a site's log-probability, None where it can't be computed."""
-    try:
-        return tuple(log_prob(site).shape)
-    except (ValueError, RuntimeError, TypeError, NotImplementedError):
-        return None

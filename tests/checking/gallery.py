@@ -881,7 +881,7 @@ def wake_sleep_on_a_minibatch() -> tuple[Any, Any]:
 def scale_straight_from_a_network() -> tuple[Any, Any]:
     class Guide(Encoder):
         def forward(self, x: Tensor) -> None:
-            loc, scale = self.net(x).chunk(2, -1)
+            loc, scale = (self.net(x) - 0.5).chunk(2, -1)
             with data_plate(x):
                 pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
@@ -897,6 +897,18 @@ def rate_straight_from_a_network() -> tuple[Any, Any]:
                 pyro.sample("x", dist.Normal(0.0, self.net(z)).to_event(1), obs=x)
 
     return Model(), Encoder()
+
+
+@broken("range-not-enforced", "x", gaussian_rows(), severity="warning")
+def scale_without_a_constraint() -> tuple[Any, Any]:
+    def model(x: Tensor) -> None:
+        loadings = pyro.param("loadings", lambda: torch.randn(LATENT, D))
+        noise = pyro.param("noise", torch.tensor(1.0))
+        with data_plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ loadings, noise).to_event(1), obs=x)
+
+    return model, linear_guide
 
 
 @broken("observed-outside-support", "x", gaussian_rows())
