@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pyro
 import torch
 from pyro.distributions import Normal
@@ -62,7 +64,7 @@ class PPCA(PairModule):
     @property
     def learning_rate(self) -> float:
         """Adam's first rate: of relative parameters, so the same on every scale; the noise of more features adds up."""
-        return min(0.1, 0.8 / float(self.origin.numel()) ** 0.5)
+        return min(0.1, 0.8 / math.sqrt(self.origin.numel()))
 
     @property
     def loadings(self) -> Tensor:
