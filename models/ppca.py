@@ -43,7 +43,7 @@ class PPCA(PairModule):
 
     def __init__(self, data_dim: int, latent_dim: int = 2) -> None:
         super().__init__()
-        if not 1 <= latent_dim < data_dim:
+        if not isinstance(latent_dim, int) or isinstance(latent_dim, bool) or not 1 <= latent_dim < data_dim:
             raise PairError(
                 f"latent_dim={latent_dim} with {data_dim} features: probabilistic PCA needs 1 <= latent_dim < "
                 f"{data_dim}; choose a smaller latent_dim or data with more features"

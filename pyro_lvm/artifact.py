@@ -53,11 +53,15 @@ def check_out(out: str | Path, *, force: bool = False) -> Path:
     Raises:
         ArtifactError: It exists (and ``force`` is off, or it is no run), or can't be written.
     """
-    out = Path(out)
-    if out.exists() and not out.is_dir():
+    try:
+        out = Path(out).resolve()
+        there = out.exists()
+    except OSError as error:
+        raise ArtifactError(f"'{str(out)[:80]}' can't be a folder: {error.strerror or error}") from error
+    if there and not out.is_dir():
         raise ArtifactError(f"'{out}' is a file: expected a folder that doesn't exist yet")
     if out.is_dir() and any(out.iterdir()):
-        if not (out / CONFIG).is_file():
+        if not _is_run(out):
             raise ArtifactError(f"'{out}' exists and holds no run, so it won't be replaced: choose another --out")
         if not force:
             raise ArtifactError(f"'{out}' already holds a run: choose another --out, or replace it with --force")
@@ -166,6 +170,15 @@ def load_config(run: str | Path) -> dict[str, Any]:
             f"'{run}' is of format {version}, newer than the {FORMAT_VERSION} that this version reads: update pyro_lvm"
         )
     return config
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        load_config(folder)
+    except ArtifactError as error:
+        # A run of a newer version is a run; what only bears the file's name is not.
+        return "newer than" in str(error)
+    return True
 
 
 def _swap(new: Path, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib.metadata
 import importlib.util
@@ -12,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyro
-import torch
 from torch import nn
 
 from pyro_lvm.errors import PairError
 from pyro_lvm.pair import Half, Pair
+from pyro_lvm.seeding import seeded
 
 ENTRY_POINTS = "pyro_lvm.pairs"
 
@@ -121,7 +121,7 @@ def build(
     makers = {"model": spec.model, "guide": spec.guide_maker(guide)}
     options = dict(options or {})
     known = spec.options(guide)
-    unknown = sorted(set(options) - set(known))
+    unknown = sorted(set(options) - set(known) | set(options) & set(facts))
     if unknown:
         choices = ", ".join(sorted(set(known) - set(facts))) or "none"
         raise PairError(f"pair '{spec.name}' has no option '{unknown[0]}': its options are {choices}")
@@ -133,12 +133,11 @@ def build(
                 raise PairError(
                     f"the {role} of pair '{spec.name}' needs '{name}', which neither the data nor an option gives"
                 )
-    state = pyro.util.get_rng_state()
-    pyro.set_rng_seed(seed)
-    try:
-        halves = {role: maker(**arguments[role]) for role, maker in makers.items()}
-    finally:
-        pyro.util.set_rng_state(state)
+    with seeded(seed):
+        try:
+            halves = {role: maker(**arguments[role]) for role, maker in makers.items()}
+        except (TypeError, RuntimeError) as error:
+            raise PairError(f"pair '{spec.name}' can't be built from {options}: {error}") from error
     config = {"pair": spec.name, "guide": guide, "arguments": arguments}
     return Pair(halves["model"], halves["guide"], config)
 
@@ -220,12 +219,5 @@ def _maker(found: Any) -> Callable[..., Half]:
         raise PairError(f"a {type(found).__name__} is no half of a pair: expected a function, a PyroModule or a class")
     if isinstance(found, nn.Module):
         # A module in a file is one object; every build must have parameters of its own.
-        initial = {k: v.detach().clone() for k, v in found.state_dict().items()}
-
-        def restore() -> Half:
-            with torch.no_grad():
-                found.load_state_dict(initial)
-            return found
-
-        return restore
+        return lambda: copy.deepcopy(found)
     return lambda: found

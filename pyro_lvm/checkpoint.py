@@ -41,6 +41,9 @@ def write(path: str | Path, tensors: dict[str, Tensor], scalars: dict[str, Any])
         handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
         save_file(whole, beside, metadata={"format": FORMAT, "scalars": json.dumps(scalars)})
+        # A power cut must not leave the new name with nothing behind it.
+        with open(beside, "rb") as written:
+            os.fsync(written.fileno())
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:
         if beside is not None:

@@ -120,13 +120,16 @@ def fit_command(
     if (checkpoint_every is not None or resume) and out is None:
         raise PyroLvmError("--checkpoint-every and --resume need --out: the checkpoint lies beside it")
     checkpoint = None if out is None or not (resume or checkpoint_every is not None) else Path(f"{out}.checkpoint")
+    if checkpoint is not None and checkpoint.exists() and not (resume or force):
+        raise PyroLvmError(f"'{checkpoint}' is there to go on from: add --resume, or --force to begin anew")
     run = fit_run(
         pair,
         _source(data, data_root, scale, drop, label, features, stream),
         guide=guide,
         options=_options(option, latent_dim),
         out=out,
-        force=force,
+        # The run that Ctrl-C saved is the one that is taken up.
+        force=force or (resume and checkpoint is not None and checkpoint.exists()),
         seed=seed,
         steps=steps,
         epochs=epochs,
@@ -141,8 +144,8 @@ def fit_command(
         resume=resume,
         progress=not (quiet or as_json),
     )
-    if checkpoint is not None:
-        # The run is saved: what it could be resumed from would only resume what is finished.
+    if checkpoint is not None and run.metrics["stopped"] != "interrupted":
+        # What the run could be resumed from would only resume what is finished.
         checkpoint.unlink(missing_ok=True)
     written = _figures(run, out) if figures and out is not None else []
     _show(run, as_json, quiet)
@@ -223,6 +226,9 @@ def main(arguments: list[str] | None = None) -> Never:
         message = error.format_message() if isinstance(error, _ClickException) else str(error)
         if message:  # without a command, the help has been printed
             print(f"pyro-lvm: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"pyro-lvm: {error.strerror or error}: {str(error.filename or '')[:80]}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("pyro-lvm: interrupted", file=sys.stderr)

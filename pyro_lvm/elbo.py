@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_lvm.errors import PairError
 from pyro_lvm.pair import Pair
 from pyro_lvm.plate import feeding
+from pyro_lvm.seeding import seeded
 
 # Rows times features that one chunk may hold: 32 MiB in float32 for each tensor that a model makes of it.
 _CHUNK_ENTRIES = 2**23
@@ -33,16 +34,9 @@ def row_elbo(pair: Pair, x: Tensor, num_particles: int = 1, *, seed: int = 0) ->
     Returns:
         Nats a row, shape (rows,), float64.
     """
-    random_state = pyro.util.get_rng_state()
-    pyro.set_rng_seed(seed)
     chunk_rows = max(1, _CHUNK_ENTRIES // max(1, x[:1].numel()))
-    try:
-        with torch.no_grad(), poutine.block():
-            return torch.cat(
-                [_chunk_elbo(pair, chunk, num_particles, total_rows=len(x)) for chunk in x.split(chunk_rows)]
-            )
-    finally:
-        pyro.util.set_rng_state(random_state)
+    with seeded(seed), torch.no_grad(), poutine.block():
+        return torch.cat([_chunk_elbo(pair, chunk, num_particles, total_rows=len(x)) for chunk in x.split(chunk_rows)])
 
 
 def elbo_draws(pair: Pair, x: Tensor, num_draws: int, *, seed: int = 0) -> Tensor:
@@ -60,8 +54,23 @@ def _chunk_elbo(pair: Pair, x: Tensor, num_particles: int, total_rows: int) -> T
         for _ in range(num_particles):
             guide = poutine.trace(pair.run_guide).get_trace(x)
             model = poutine.trace(poutine.replay(pair.run_model, trace=guide)).get_trace(x)
+            _refuse_summed_out(model, guide)
             total += _row_log_prob(model, len(x), total_rows) - _row_log_prob(guide, len(x), total_rows)
     return total / num_particles
+
+
+def _refuse_summed_out(model: Any, guide: Any) -> None:
+    for name, site in model.nodes.items():
+        if (
+            site["type"] == "sample"
+            and not site["is_observed"]
+            and name not in guide
+            and site["infer"].get("enumerate")
+        ):
+            raise PairError(
+                f"the latent '{name}' is summed out by enumeration and the guide does not draw it: its rows' ELBO "
+                "cannot be estimated by draws; draw it in the guide, or train with a budget (steps=) and see the history"
+            )
 
 
 def _row_frame(stack: Any, num_rows: int) -> Any:

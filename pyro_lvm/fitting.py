@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import time
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyro
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
@@ -22,10 +22,11 @@ from pyro_lvm import checkpoint as checkpoints
 from pyro_lvm.batches import make_batches
 from pyro_lvm.checking import quick_check
 from pyro_lvm.data import RowStream, as_rows
-from pyro_lvm.errors import DataError, PairError, TrainingError
+from pyro_lvm.errors import DataError, TrainingError
 from pyro_lvm.history import History
-from pyro_lvm.pair import Half, Pair
+from pyro_lvm.pair import Half, Pair, refuse_holes
 from pyro_lvm.progress import Reporter
+from pyro_lvm.seeding import seeded
 from pyro_lvm.svi import FusedOptim
 from pyro_lvm.training import Callback, Trainer
 
@@ -161,12 +162,13 @@ def fit(
     train_rows, validation_rows, held_out = hold_out(rows, validation, seed)
     pair = pair if pair is not None else Pair(model, guide)
     batches = make_batches(train_rows, batch_size, target)
-    _check_holes(pair, batches.sample)
-    _check_holes(pair, validation_rows)
+    refuse_holes(pair, batches.sample)
+    refuse_holes(pair, validation_rows)
     fingerprint = {
-        "pair": repr(pair),
+        "pair": [repr(pair), pair.config],
         "rows": [batches.num_rows, *batches.sample.shape[1:]],
-        "sample": float(torch.nan_to_num(batches.sample.double()).sum()),
+        "sample": hashlib.sha256(batches.sample.cpu().contiguous().numpy().tobytes()).hexdigest(),
+        "elbo": None if elbo is None else (elbo if isinstance(elbo, type) else type(elbo)).__name__,
         "steps": steps,
         "epochs": epochs,
         "batch_size": batches.batch_size,
@@ -197,12 +199,16 @@ def fit(
     began = time.perf_counter()
     if epochs is not None:
         steps = max(1, round(epochs * max(1, batches.num_rows // batches.batch_size)))
-    with _seeded(seed), Reporter("fitting", enabled=progress) as reporter:
-        pair.to(target)
+    with seeded(seed), Reporter("fitting", enabled=progress) as reporter:
+        # On the CPU first: parameters that appear when the pair first runs must do so before it moves to its device.
+        pair.to("cpu")
+        here = batches.sample.cpu()
         if start:
-            pair.start(batches.sample, torch.Generator().manual_seed(seed), train=train)
+            pair.start(here, torch.Generator().manual_seed(seed), train=train)
         # A broken pair is refused in a fraction of a second, with what is wrong, instead of training to nothing.
-        quick_check(pair, batches.sample[: batches.batch_size], num_rows=batches.num_rows, elbo=elbo)
+        quick_check(pair, here[: batches.batch_size], num_rows=batches.num_rows, elbo=elbo)
+        pair.materialize(here[: batches.batch_size])
+        pair.to(target)
         trainer.prepare(train)
         if resume and checkpoint is not None:
             _resume(trainer, checkpoint, fingerprint)
@@ -227,17 +233,6 @@ def fit(
         device=str(target),
         validation_rows=held_out,
     )
-
-
-def _check_holes(pair: Pair, rows: Tensor | None) -> None:
-    if rows is None or not rows.is_floating_point() or getattr(pair.guide, "accepts_missing", True):
-        return
-    missing = int(torch.isnan(rows).sum())
-    if missing:
-        raise PairError(
-            f"the data has {missing} missing entries, which the guide {type(pair.guide).__name__} cannot take: use a "
-            "guide that accepts missing entries, or drop those rows"
-        )
 
 
 def _checkpointer(path: str | Path | None, every: float, fingerprint: dict[str, Any]) -> Callable[[Trainer], None]:
@@ -372,19 +367,6 @@ def _fresh_elbo(elbo: ELBO | type[ELBO] | None, particles: int) -> ELBO:
         return elbo(num_particles=particles)
     # An ELBO object remembers the plates of the first pair that it saw.
     return copy.copy(elbo)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    state = pyro.util.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    pyro.set_rng_seed(seed)
-    try:
-        yield
-    finally:
-        pyro.util.set_rng_state(state)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
 
 
 @contextmanager

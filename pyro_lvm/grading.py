@@ -13,7 +13,8 @@ from torch import Tensor
 from pyro_lvm.elbo import elbo_draws
 from pyro_lvm.errors import DataError
 from pyro_lvm.linear_gaussian import gaussian_kl, principal_angle
-from pyro_lvm.pair import Encodes, HasExactPosterior, HasLogEvidence, HasMaximumLikelihood, Pair
+from pyro_lvm.pair import Encodes, HasExactPosterior, HasLogEvidence, HasMaximumLikelihood, Pair, refuse_holes
+from pyro_lvm.seeding import seeded
 
 # Draws a row for the ELBO: near the exact posterior every draw gives the same value, and far from it the standard error
 # says how little they tell.
@@ -65,8 +66,7 @@ class Grade:
 
     def to_json(self) -> dict[str, Any]:
         """The figures as plain JSON."""
-        figures = dict(vars(self))
-        return {name: figures[name] for name in figures}
+        return dict(vars(self))
 
 
 def grade(pair: Pair, x: Tensor, *, train_rows: Tensor | None = None, seed: int = 0) -> Grade:
@@ -88,14 +88,16 @@ def grade(pair: Pair, x: Tensor, *, train_rows: Tensor | None = None, seed: int 
         The figures, means over the rows.
     """
     x = x.to(pair.device)
-    elbos = elbo_draws(pair, x, _ELBO_PARTICLES, seed=seed)
+    refuse_holes(pair, x)
+    with pair.evaluating():
+        elbos = elbo_draws(pair, x, _ELBO_PARTICLES, seed=seed)
     figures: dict[str, Any] = {
         "num_rows": len(x),
         "elbo": float(elbos.mean()),
         "elbo_standard_error": float(elbos.std() / math.sqrt(_ELBO_PARTICLES)),
     }
     model = pair.model
-    with torch.no_grad():
+    with pair.evaluating(), seeded(seed):
         if isinstance(model, HasLogEvidence):
             figures["log_evidence"] = float(model.log_evidence(x).mean())
         if isinstance(model, HasExactPosterior) and isinstance(pair.guide, Encodes):

@@ -134,8 +134,13 @@ class Pair:
             # Loaded values of parameters that exist only once both halves have run.
             self.materialize(*args)
         hidden = self._hide(half)
-        with pyro.get_param_store().scope(self._store):
-            result = half(*args, **kwargs)
+        try:
+            with pyro.get_param_store().scope(self._store):
+                return half(*args, **kwargs)
+        finally:
+            self._keep_what_is_not_owned(hidden)
+
+    def _keep_what_is_not_owned(self, hidden: dict[str, dict[str, Any]]) -> None:
         # A module that runs files its parameters in the store, by attribute name. They are the module's: left there,
         # the other half's attribute of the same name would be tied to them, and a later replacement go unnoticed.
         owned = {id(p) for module in self.modules().values() for p in module.parameters()}
@@ -145,7 +150,6 @@ class Pair:
             self._store["constraints"].pop(name, None)
         for kind, entries in hidden.items():
             self._store[kind].update(entries)
-        return result
 
     def _hide(self, half: Half) -> dict[str, dict[str, Any]]:
         """Take out of the store what the other half's ``pyro.param`` filed under names of this module's attributes."""
@@ -302,3 +306,19 @@ class Pair:
             return getattr(half, "__qualname__", type(half).__name__)
 
         return f"Pair(model={describe(self.model)}, guide={describe(self.guide)})"
+
+
+def refuse_holes(pair: Pair, rows: Tensor | None) -> None:
+    """Refuse rows with missing entries for a guide that says it can't take them.
+
+    Raises:
+        PairError: It can't, and there are some.
+    """
+    if rows is None or not rows.is_floating_point() or getattr(pair.guide, "accepts_missing", True):
+        return
+    missing = int(torch.isnan(rows).sum())
+    if missing:
+        raise PairError(
+            f"the data has {missing} missing entries, which the guide {type(pair.guide).__name__} cannot take: use a "
+            "guide that accepts missing entries, or drop those rows"
+        )

@@ -21,6 +21,7 @@ from pyro_lvm.data import ScalingKind
 from pyro_lvm.errors import ArtifactError, DataError
 from pyro_lvm.fitting import FitResult, choose_device, fit, hold_out
 from pyro_lvm.grading import Grade, grade
+from pyro_lvm.history import History
 from pyro_lvm.pair import Pair
 
 # A batch to check on; more rows show nothing else.
@@ -58,7 +59,15 @@ class DataSource:
             return data.load(self.reference, root=self.root, **self.options), None
         if self.scale != "none":
             raise DataError(f"scaling '{self.scale}' of a stream: scale the file's rows beforehand, or use none")
-        rows = data.stream(path, batch_size, seed=seed, features=self.options.get("features"))
+        features = self.options.get("features")
+        left_out = [*self.options.get("drop", ()), *([self.options["label"]] if "label" in self.options else [])]
+        if left_out and features is None:
+            names = data.stream(path, batch_size, seed=seed).feature_names
+            unknown = [name for name in left_out if name not in names]
+            if unknown:
+                raise DataError(f"'{self.reference}' has no column '{unknown[0]}': it has {', '.join(names)}")
+            features = [name for name in names if name not in left_out]
+        rows = data.stream(path, batch_size, seed=seed, features=features)
         sample = StreamBatches(rows, torch.device("cpu")).sample
         return data.Dataset(sample, feature_names=rows.feature_names, name=self.reference), rows
 
@@ -132,10 +141,13 @@ def fit_run(
     spec = catalogue.find(reference)
     dataset, stream = source.load(training.get("batch_size", 256), seed)
     train_rows, held_out_rows, _ = hold_out(dataset.rows, training.get("validation"), seed)
+    # How the rows were read is part of the run: another machine may have more memory.
+    source = replace(source, streamed=stream is not None)
     scaling = data.Scaling.fit(train_rows, source.scale)
     pair = catalogue.build(spec, facts_of(dataset), guide=guide, options=options, seed=seed)
     rows: Any = scaling.transform(dataset.rows) if stream is None else stream
     fitted = fit(pair.model, pair.guide, rows, pair=pair, seed=seed, **training)
+    _unscale_history(fitted.history, train_rows, scaling)
     grades = _grades(pair, train_rows, held_out_rows, scaling)
     metrics = {
         **_figures(*grades),
@@ -154,6 +166,7 @@ def fit_run(
         kept.pop("checkpoint", None)
         config = {
             "data": {**source.to_config(), "shape": list(dataset.rows.shape), "sha256": _digest(dataset.rows)},
+            "features": None if dataset.feature_names is None else list(dataset.feature_names),
             "scaling": scaling.to_config(),
             "training": {"seed": seed, **kept},
             "versions": {name: version(name) for name in _VERSIONED} | {"python": platform.python_version()},
@@ -186,8 +199,13 @@ def evaluate_run(
         PyroLvmError: The run or the data can't be read, or the data is not what the run was trained on.
     """
     saved = artifact.load(run, spec=None if pair is None else catalogue.find(pair))
-    recorded, trained = saved.config["data"], saved.config["training"]
-    own = DataSource.from_config(recorded | ({} if root is None else {"root": root}))
+    try:
+        recorded, trained = saved.config["data"], saved.config["training"]
+        own = DataSource.from_config(recorded | ({} if root is None else {"root": root}))
+        scaling = data.Scaling.from_config(saved.config["scaling"])
+        _ = recorded["sha256"], recorded["shape"], trained["seed"]
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"'{run}' is damaged: its configuration lacks {error}") from error
     dataset, _ = own.load(trained.get("batch_size", 256), trained["seed"])
     if _digest(dataset.rows) != recorded["sha256"]:
         raise ArtifactError(
@@ -195,7 +213,6 @@ def evaluate_run(
             f"trained on, {tuple(recorded['shape'])}: restore it, or point --data-root at the folder that holds it"
         )
     train_rows, held_out_rows, _ = hold_out(dataset.rows, trained.get("validation"), trained["seed"])
-    scaling = data.Scaling.from_config(saved.config["scaling"])
     if source is not None:
         dataset, _ = source.load(trained.get("batch_size", 256), trained["seed"])
         held_out_rows = dataset.rows
@@ -204,7 +221,15 @@ def evaluate_run(
                 f"'{source.reference}' has {held_out_rows.shape[1]} features, but '{run}' was trained on "
                 f"{train_rows.shape[1]}: evaluate on rows with the same features"
             )
+        names = saved.config.get("features")
+        if names and dataset.feature_names and list(dataset.feature_names) != names:
+            raise DataError(
+                f"'{source.reference}' has the columns {', '.join(dataset.feature_names[:6])}, but '{run}' was trained "
+                f"on {', '.join(names[:6])}: choose and order them with --features"
+            )
     target = choose_device(device)
+    # Parameters that appear when the pair first runs must do so before it moves to its device.
+    saved.pair.materialize(scaling.transform(train_rows[:2]))
     saved.pair.to(target)
     grades = _grades(saved.pair, train_rows, held_out_rows, scaling)
     metrics = {**saved.metrics, **_figures(*grades), "device": str(target)}
@@ -239,9 +264,13 @@ def check_run(
     if Path(reference).is_dir():
         saved = artifact.load(reference, spec=None if pair is None else catalogue.find(pair))
         built = saved.pair
-        own = DataSource.from_config(saved.config["data"])
+        try:
+            own = DataSource.from_config(saved.config["data"])
+            scaling = data.Scaling.from_config(saved.config["scaling"])
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"'{reference}' is damaged: its configuration lacks {error}") from error
         dataset, _ = (source or own).load(_CHECKED_ROWS, seed)
-        rows = data.Scaling.from_config(saved.config["scaling"]).transform(dataset.rows)
+        rows = scaling.transform(dataset.rows)
     else:
         dataset, _ = (source or DataSource()).load(_CHECKED_ROWS, seed)
         rows = data.Scaling.fit(dataset.rows, (source or DataSource()).scale).transform(dataset.rows)
@@ -267,6 +296,15 @@ def _grades(
         return training, None
     held_out = grade(pair, scaling.transform(held_out_rows), train_rows=scaled)
     return training, _unscaled(held_out, held_out_rows, scaling)
+
+
+def _unscale_history(history: History, rows: Tensor, scaling: data.Scaling) -> None:
+    """The history in nats of the data's own units, as everything else that a person sees."""
+    shift = float(scaling.row_log_jacobian(rows).mean())
+    for record in history.records:
+        for name in ("elbo", "validation_elbo"):
+            value = record[name]
+            record[name] = None if value is None else value - shift
 
 
 def _unscaled(graded: Grade, rows: Tensor, scaling: data.Scaling) -> Grade:

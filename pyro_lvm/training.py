@@ -195,7 +195,8 @@ class Trainer:
                 s.t += 1
                 s.window.append(-loss)
                 if s.t % record_every == 0 or s.t == s.steps:
-                    good = self._snapshot()
+                    if self._is_finite():
+                        good = self._snapshot()
                     if self._record(s, lr, reporter):
                         stopped = "callback"
                         break
@@ -204,6 +205,12 @@ class Trainer:
                     break
                 self.after_step(self)
         self.adopt_average()
+        if not self._is_finite():
+            self._restore(good)
+            raise TrainingError(
+                f"the parameters are no longer finite at step {self.step}: the last good state is kept; try a "
+                "smaller lr"
+            )
         self.schedule = None
         if s.watched and self.watch.state is not None:
             self._restore(self.watch.state)
@@ -319,6 +326,9 @@ class Trainer:
 
     def _snapshot(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self.pair.state_dict().items()}
+
+    def _is_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.trained)
 
     def _restore(self, state: dict[str, Tensor]) -> None:
         with torch.no_grad():

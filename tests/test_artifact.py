@@ -106,6 +106,8 @@ def test_existing_runs_are_replaced_only_by_force_and_other_folders_never(run: P
     foreign = run.parent / "thesis"
     foreign.mkdir()
     (foreign / "chapter.tex").write_text("years of work")
+    # A file of that name doesn't make it a run.
+    (foreign / "config.json").write_text('{"name": "thesis"}')
     for force in (False, True):
         with pytest.raises(ArtifactError, match="holds no run, so it won't be replaced"):
             artifact.save(foreign, loaded.pair, force=force, **parts)  # type: ignore[arg-type]

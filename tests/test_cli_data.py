@@ -280,8 +280,11 @@ def test_interrupted_fit_resumes_through_the_command_line(tmp_path: Path, capsys
     process.kill()
     process.wait()
     assert stored.exists()
+    # Wrong: forgetting an option would throw the checkpoint away.
+    resumable = refused(capsys, *base, "--out", pieces)
     assert run(capsys, *base, "--out", pieces, "--resume")[0] == 0
     assert not stored.exists()
+    assert "add --resume" in resumable
     for name in ("model.safetensors", "history.csv"):
         assert (whole / name).read_bytes() == (pieces / name).read_bytes()
     assert "no checkpoint" in refused(capsys, *base, "--out", tmp_path / "never", "--resume")
@@ -298,6 +301,31 @@ def test_streamed_file_gives_a_run_like_any_other(tmp_path: Path, capsys: pytest
     assert streamed["gap"] < 5e-3
     code, out, _ = run(capsys, "evaluate", tmp_path / "run", "--json")
     assert json.loads(out)["log_evidence"] == pytest.approx(streamed["log_evidence"], abs=1e-6)
+
+
+def test_streamed_table_leaves_out_the_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Wrong: the model would be trained on the very label that it is to be looked at by.
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(200, 5)), columns=NAMES)
+    frame.to_parquet(tmp_path / "rows.parquet")
+    base = ("fit", "ppca", "--data", tmp_path / "rows.parquet", "--stream", "--steps", 3)
+    code, _, err = run(capsys, *base, "--label", "age", "--drop", "weight", "--out", tmp_path / "run", "--quiet")
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["features"] == ["length", "width", "height"]
+
+
+def test_evaluate_refuses_holes_and_other_columns(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Wrong: columns in another order would be graded as if they were in the old one.
+    out = tmp_path / "run"
+    assert run(capsys, "fit", "ppca", "--data", table, "--label", "kind", "--steps", 3, "--out", out, "--quiet")[0] == 0
+    frame = pd.read_csv(table).drop(columns="kind")
+    frame[NAMES[::-1]].to_csv(tmp_path / "turned.csv", index=False)
+    message = refused(capsys, "evaluate", out, "--data", tmp_path / "turned.csv")
+    assert "choose and order them with --features" in message
+    frame.iloc[0, 0] = np.nan
+    frame.to_csv(tmp_path / "holes.csv", index=False)
+    assert "missing entries" in refused(capsys, "evaluate", out, "--data", tmp_path / "holes.csv")
 
 
 @pytest.mark.slow

@@ -261,6 +261,14 @@ def test_loss_that_becomes_nan_keeps_the_last_good_state() -> None:
     assert model.relative_loadings.abs().max() > 0
 
 
+def test_parameters_that_overflow_leave_the_last_good_state() -> None:
+    # Wrong: a step whose loss is finite and whose parameters are not would be kept as the last good one.
+    model, guide = pair()
+    with pytest.raises(TrainingError, match="the last good state is kept"):
+        fit(model, guide, small(), steps=3, lr=1e300, progress=False)
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
 def test_tables_arrays_and_images_are_taken() -> None:
     x = small(50)
     for data in (x.numpy(), pd.DataFrame(x.numpy()), x.double()):

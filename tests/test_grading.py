@@ -86,3 +86,22 @@ def test_rows_with_holes_are_graded_without_the_closed_form(trained: Pair) -> No
     graded = grade(Pair(trained.model, trained.guide), X, train_rows=holes)
     assert graded.log_evidence_ml is None
     assert graded.log_evidence is not None
+
+
+def test_grading_changes_nothing(trained: Pair) -> None:
+    # Wrong: grading would move a batch norm's statistics or the caller's random numbers, and so the next grade.
+    class Normed(LinearGaussian):
+        def __init__(self) -> None:
+            super().__init__(4, 2)
+            self.norm = torch.nn.BatchNorm1d(4)
+
+        def encode(self, x: Tensor) -> object:  # type: ignore[override]
+            return super().encode(self.norm(x))
+
+    pair = Pair(trained.model, Normed())
+    before = {name: value.clone() for name, value in pair.state_dict().items()}
+    state = torch.get_rng_state()
+    first = grade(pair, X)
+    assert grade(pair, X) == first
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())

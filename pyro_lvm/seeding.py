@@ -1,0 +1,35 @@
+"""Random numbers from a seed, with the caller's random state left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyro
+import torch
+
+from pyro_lvm.errors import TrainingError
+
+# What NumPy's generator takes, the narrowest of those that Pyro seeds.
+_SEEDS = 2**32
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within the context every generator, on every device, starts from ``seed``.
+
+    Raises:
+        TrainingError: The seed is not a whole number from 0 to 2^32 - 1.
+    """
+    if not 0 <= seed < _SEEDS:
+        raise TrainingError(f"seed={seed}: expected a whole number from 0 to {_SEEDS - 1}")
+    state = pyro.util.get_rng_state()
+    # Pyro seeds CUDA as well, but keeps only the CPU's state.
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    pyro.set_rng_seed(seed)
+    try:
+        yield
+    finally:
+        pyro.util.set_rng_state(state)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
