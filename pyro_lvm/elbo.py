@@ -69,7 +69,7 @@ def _refuse_summed_out(model: Any, guide: Any) -> None:
         ):
             raise PairError(
                 f"the latent '{name}' is summed out by enumeration and the guide does not draw it: its rows' ELBO "
-                "cannot be estimated by draws; draw it in the guide, or train with a budget (steps=) and see the history"
+                "cannot be estimated by draws; draw it in the guide, or train with steps= and see the history"
             )
 
 

@@ -1,0 +1,165 @@
+"""EM until the evidence no longer rises: accelerated, and monotone because a step that loses evidence isn't taken."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import torch
+
+from pyro_lvm.em.acceleration import Accelerator
+from pyro_lvm.em.expectation import Statistics, expect
+from pyro_lvm.em.maximization import maximise
+from pyro_lvm.em.parameters import NoiseModel, Parameters, from_vector, to_vector
+from pyro_lvm.em.rows import Rows
+
+# A single accelerated step may gain little by chance, this many together don't.
+_WINDOW = 5
+# Of the log-evidence: what it is rounded to.
+_ROUNDING = 1e-14
+# Steps after which starts can be told from each other (Biernacki, Celeux & Govaert 2003).
+_TRIAL_STEPS = 20
+
+Report = Callable[[int, float], None]
+Repair = Callable[[Parameters, Statistics], Parameters | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Climb:
+    """Where EM went.
+
+    Attributes:
+        parameters: where it ended.
+        statistics: the E-step there.
+        path: log-evidence in nats per row (with something observed) at the start and after each step; from the last
+            repair on, where a component was revived.
+        converged: whether the evidence has stopped rising.
+    """
+
+    parameters: Parameters
+    statistics: Statistics
+    path: tuple[float, ...]
+    converged: bool
+
+
+def climb(
+    rows: Rows,
+    start: Parameters,
+    noise: NoiseModel,
+    *,
+    max_steps: int,
+    tol: float,
+    report: Report,
+    repair: Repair | None = None,
+) -> Climb:
+    """Run accelerated EM.
+
+    Args:
+        rows: the rows.
+        start: the parameters to begin with.
+        noise: the noise variances that are allowed.
+        max_steps: how many steps to take at most; each takes one E-step, or two where an extrapolation is refused.
+        tol: EM has converged when five steps together gain less than this, in nats a row, and five more after the
+            extrapolation has been restarted don't gain more either.
+        report: is told the number of steps and the nats per row.
+        repair: gives other parameters, once in a while, where a component has collapsed.
+
+    Returns:
+        The end and the path.
+
+    Source: Dempster, Laird & Rubin 1977, J. R. Statist. Soc. B 39; for the acceleration see :mod:`.acceleration`.
+    """
+    accelerator = Accelerator()
+    parameters, statistics = start, expect(rows, start)
+    path = [_per_row(statistics)]
+    since, confirming = 0, False
+    for step in range(max_steps):
+        repaired = repair(parameters, statistics) if repair is not None else None
+        if repaired is not None:
+            parameters, statistics = repaired, expect(rows, repaired)
+            path, since, confirming = [_per_row(statistics)], 0, False
+            accelerator = Accelerator()
+        image = maximise(statistics, noise)
+        parameters, statistics = _step(rows, parameters, image, path[-1], noise, accelerator)
+        path.append(_per_row(statistics))
+        report(step + 1, path[-1])
+        since += 1
+        if since >= _WINDOW and path[-1] - path[-1 - _WINDOW] <= tol + _ROUNDING * abs(path[-1]):
+            if confirming:
+                return Climb(parameters, statistics, tuple(path), True)
+            # Extrapolation can stall where EM wouldn't.
+            confirming, since = True, 0
+            accelerator = Accelerator()
+        elif since >= _WINDOW:
+            confirming = False
+    return Climb(parameters, statistics, tuple(path), False)
+
+
+def climb_from_best(
+    rows: Rows,
+    starts: Iterable[Parameters],
+    noise: NoiseModel,
+    *,
+    max_steps: int,
+    tol: float,
+    report: Report,
+    repair: Repair | None = None,
+) -> Climb:
+    """Run EM from several starts for a few steps each, and from the most likely of them to the end.
+
+    Args:
+        rows: the rows.
+        starts: at least one.
+        noise: the noise variances that are allowed.
+        max_steps: of the whole climb that is returned.
+        tol: as :func:`climb`'s.
+        report: as :func:`climb`'s.
+        repair: as :func:`climb`'s.
+
+    Returns:
+        The best climb, its first steps included.
+
+    Source: Biernacki, Celeux & Govaert 2003, Computational Statistics & Data Analysis 41.
+    """
+    candidates = list(starts)
+    if len(candidates) == 1:
+        return climb(rows, candidates[0], noise, max_steps=max_steps, tol=tol, report=report, repair=repair)
+    trial_steps = min(_TRIAL_STEPS, max_steps)
+    trials = [
+        climb(rows, start, noise, max_steps=trial_steps, tol=tol, report=report, repair=repair) for start in candidates
+    ]
+    best = max(trials, key=lambda trial: trial.path[-1])
+    rest = max_steps - trial_steps
+    if best.converged or not rest:
+        return best
+    end = climb(rows, best.parameters, noise, max_steps=rest, tol=tol, report=report, repair=repair)
+    # A repair begins the path anew.
+    joined = best.path + end.path[1:] if end.path[0] == best.path[-1] else end.path
+    return dataclasses.replace(end, path=joined)
+
+
+def _step(
+    rows: Rows,
+    parameters: Parameters,
+    image: Parameters,
+    evidence: float,
+    noise: NoiseModel,
+    accelerator: Accelerator,
+) -> tuple[Parameters, Statistics]:
+    proposal = accelerator.propose(to_vector(parameters, noise), to_vector(image, noise))
+    if proposal is not None:
+        candidate = from_vector(proposal, image, noise)
+        try:
+            statistics = expect(rows, candidate)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            # An extrapolation too far for float64.
+            statistics = None
+        if statistics is not None and _per_row(statistics) >= evidence:
+            accelerator.accepted()
+            return candidate, statistics
+        accelerator.refused()
+    return image, expect(rows, image)
+
+
+def _per_row(statistics: Statistics) -> float:
+    return float(statistics.log_evidence / statistics.num_rows)
