@@ -49,8 +49,8 @@ def main() -> None:
         peer._m_step(x, log_responsibilities)
 
     runs = {
-        "pyro_lvm": lambda: maximise(expect(rows, parameters), noise),
-        "pyro_lvm, 30% missing": lambda: maximise(expect(missing, parameters), noise),
+        "pyro_lvm": lambda: maximise(expect(rows, parameters), parameters, noise),
+        "pyro_lvm, 30% missing": lambda: maximise(expect(missing, parameters), parameters, noise),
         "GaussianMixture full": peer_step,
     }
     seconds = alternate(runs, options.repeats)

@@ -262,6 +262,7 @@ def _figures(run: Run, out: Path) -> list[Path]:
         label_names=d.label_names,
         feature_names=d.feature_names,
         image_shape=d.image_shape,
+        inverse=run.scaling.inverse,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def save_figures(
     label_names: Sequence[str] | None = None,
     feature_names: Sequence[str] | None = None,
     image_shape: Sequence[int] | None = None,
+    inverse: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Path]:
     """Write the pictures of a trained pair, 150 dots an inch, those that apply to it and to the data.
 
@@ -54,6 +55,7 @@ def save_figures(
         label_names: The classes' names, by integer label.
         feature_names: The columns' names.
         image_shape: Of one image, where a row is one.
+        inverse: Takes rows as the pair sees them back to the data's own units, for the reconstructions.
 
     Returns:
         The files written.
@@ -69,7 +71,7 @@ def save_figures(
         "elbo": _elbo(history, grade),
         "latent_map": _latent_map(drawn, label_names),
         "loadings": _loadings(pair.model, flat.shape[1], feature_names, image_shape),
-        "reconstructions": _reconstructions(drawn, image_shape),
+        "reconstructions": _reconstructions(drawn, image_shape, inverse),
     }
     folder = Path(folder)
     written = []
@@ -253,7 +255,9 @@ def _correlations(loadings: Tensor, turned: Tensor, noise_variance: Any) -> Tens
     return turned / total.sqrt()[:, None] if bool((total > 0).all()) else None
 
 
-def _reconstructions(drawn: _Drawn, image_shape: Sequence[int] | None) -> Figure | None:
+def _reconstructions(
+    drawn: _Drawn, image_shape: Sequence[int] | None, inverse: Callable[[Tensor], Tensor] | None
+) -> Figure | None:
     if drawn.z is None:
         return None
     usable = drawn.z.isfinite().all(1).cpu().numpy().nonzero()[0]
@@ -264,6 +268,8 @@ def _reconstructions(drawn: _Drawn, image_shape: Sequence[int] | None) -> Figure
     x_hat = drawn.decoded(drawn.z[chosen.to(drawn.z.device)])
     if x_hat is None:
         return None
+    if inverse is not None:
+        x, x_hat = inverse(x), inverse(_flat(x_hat).cpu())
     if image_shape is not None:
         shape, size = plots.grid_layout(2 * len(x), image_shape, num_columns=len(x))
         figure = Figure(figsize=size, layout="compressed")

@@ -40,7 +40,7 @@ class Grade:
         elbo_exact: ``log_evidence - kl_to_exact``, what the ELBO must be.
         principal_angle_deg: Largest angle between the span of the loadings and the best one, degrees. It can be large
             at a tiny gap, where eigenvalues nearly tie.
-        noise_variance: Of the trained model.
+        noise_variance: Of the trained model, in the squared units of the rows as the pair sees them.
         noise_variance_ml: At the maximum of the likelihood.
     """
 

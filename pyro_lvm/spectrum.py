@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_lvm.errors import DataError
 
 # Rows whose mean is near enough to the mean of all for sums of squares about it to lose nothing.
-_SAMPLE = 1024
+_SAMPLE = 256
 # Squared distance of the mean from 0, relative to the total variance, up to which sums about 0 lose a digit at most.
 _SMALL_OFFSET = 10.0
 

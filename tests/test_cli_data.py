@@ -62,9 +62,16 @@ def test_table_with_labels_is_fitted_scaled_and_evaluated(table: Path, capsys: p
     # Wrong: nats of scaled rows would be reported as nats of the person's own units.
     out = table.parent / "run"
     base = ("fit", "ppca", "--data", table, "--label", "kind", "--steps", 400, "--seed", 1)
-    code, printed, err = run(capsys, *base, "--scale", "standard", "--validation", 0.2, "--out", out, "--json")
+    code, printed, err = run(
+        capsys, *base, "--scale", "standard", "--validation", 0.2, "--out", out, "--figures", "--json"
+    )
     assert code == 0, err
     fitted = json.loads(printed)
+    # Below the best that is possible, which figures and history would not be if they were in other units.
+    history = pd.read_csv(out / "history.csv")
+    assert history["elbo"].iloc[-5:].mean() == pytest.approx(fitted["elbo"], abs=1.0)
+    blocked = table.parent / "table.csv" / "run"
+    assert "can't write" in refused(capsys, *base, "--out", blocked)
     code, printed, _ = run(capsys, "evaluate", out, "--json")
     assert code == 0
     assert json.loads(printed)["held_out"]["log_evidence"] == pytest.approx(

@@ -79,7 +79,7 @@ def climb(
             parameters, statistics = repaired, expect(rows, repaired)
             path, since, confirming = [_per_row(statistics)], 0, False
             accelerator = Accelerator()
-        image = maximise(statistics, noise)
+        image = maximise(statistics, parameters, noise)
         parameters, statistics = _step(rows, parameters, image, path[-1], noise, accelerator)
         path.append(_per_row(statistics))
         report(step + 1, path[-1])

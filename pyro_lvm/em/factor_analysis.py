@@ -66,7 +66,7 @@ class FactorAnalysis(SingleComponent):
     >>> z = np.random.RandomState(0).normal(size=(500, 1))
     >>> x = z * [1.0, 100.0, 0.01] + np.random.RandomState(1).normal(size=(500, 3)) * [0.5, 50.0, 0.02]
     >>> np.abs(FactorAnalysis(1, random_state=0).fit(x).components_).round(2)
-    array([[9.700e-01, 9.874e+01, 1.000e-02]])
+    array([[1.040e+00, 9.413e+01, 1.000e-02]])
     """
 
     def __init__(

@@ -15,29 +15,37 @@ from pyro_lvm.em.expectation import Statistics
 from pyro_lvm.em.parameters import NoiseModel, Parameters
 
 
-def maximise(statistics: Statistics, noise: NoiseModel) -> Parameters:
+# Rows that observe a feature, by their responsibilities: below this there is nothing to regress it on.
+_LEAST_COUNT = 1e-30
+
+
+def maximise(statistics: Statistics, previous: Parameters, noise: NoiseModel) -> Parameters:
     r"""Maximise the expected complete-data log-likelihood.
 
     With z~ = (z, 1), A_j and b_j the sums of E[z~ z~^T] and x_j E[z~] over the n_j rows that observe feature j::
 
         (w_j, mu_j) = A_j^-1 b_j        psi_j = (sum of x_j^2 - b_j^T A_j^-1 b_j) / n_j        pi_k = n_k / n
 
-    Isotropic noise is the sum of the numerators over the sum of the n_j. Where the floor binds, it is the maximum.
+    Isotropic noise is the sum of the numerators over the sum of the n_j. Where the floor binds, it is the maximum. A
+    feature that none of a component's rows observes keeps its parameters there.
 
     Args:
         statistics: from the E-step.
+        previous: the parameters that the E-step was taken under.
         noise: the noise variances that are allowed.
 
     Returns:
         The parameters.
     """
-    regression = _solve(statistics.latent_observed, statistics.cross)
+    before = torch.cat([previous.loadings, previous.means.unsqueeze(-1)], -1)
+    observed = (statistics.counts_observed > _LEAST_COUNT).unsqueeze(-1)
+    regression = torch.where(observed, _solve(statistics.latent_observed, statistics.cross, observed), before)
     residual = statistics.squares - (statistics.cross * regression).sum(-1)
     counts = statistics.counts_observed.expand_as(residual)
     if noise.isotropic:
         variances = (residual.sum(-1, keepdim=True) / counts.sum(-1, keepdim=True)).expand_as(residual)
     else:
-        variances = residual / counts
+        variances = torch.where(observed.squeeze(-1), residual / counts, previous.noise_variance)
     loadings, means = regression[..., :-1], regression[..., -1]
 
     rows = statistics.counts
@@ -48,9 +56,10 @@ def maximise(statistics: Statistics, noise: NoiseModel) -> Parameters:
     return Parameters(rows / rows.sum(), means, loadings @ root, noise.clamped(variances))
 
 
-def _solve(latent_observed: Tensor, cross: Tensor) -> Tensor:
-    """A_j^-1 b_j for each component and feature."""
-    factors = torch.linalg.cholesky(latent_observed)
+def _solve(latent_observed: Tensor, cross: Tensor, observed: Tensor) -> Tensor:
+    """A_j^-1 b_j for each component and feature; anything where the feature isn't observed."""
+    unit = torch.eye(cross.shape[-1]).to(cross)
+    factors = torch.linalg.cholesky(torch.where(observed.unsqueeze(-1), latent_observed, unit))
     if factors.shape[1] == 1:
         return torch.cholesky_solve(cross.mT, factors[:, 0]).mT
     return torch.cholesky_solve(cross.unsqueeze(-1), factors).squeeze(-1)

@@ -73,7 +73,7 @@ class PPCA(SingleComponent):
     >>> x = np.array([[2.0, 1.0], [2.0, -1.0], [-2.0, 1.0], [-2.0, np.nan]])
     >>> model = PPCA(1, method="em", random_state=0).fit(x[:3])
     >>> model.impute(x)[3].round(3)
-    array([-2.   ,  0.5  ])
+    array([-2.,  1.])
     """
 
     def __init__(

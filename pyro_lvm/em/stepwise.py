@@ -56,7 +56,7 @@ class Stepwise:
         mixed = add(self.statistics.scaled(1 - step), fresh.scaled(step / batch))
         return dataclasses.replace(
             self,
-            parameters=maximise(mixed, self.noise),
+            parameters=maximise(mixed, self.parameters, self.noise),
             statistics=mixed,
             num_rows=self.num_rows + batch,
         )
