@@ -151,10 +151,11 @@ def _expect_block(block: Block, prepared: _Prepared) -> Statistics:
     # Products with the rows' dimension last are the faster ones where the other is small.
     score = (prepared.whitened @ x.mT).mT.unflatten(1, (num_components, latent_dim))
     score = score - _rows_of(sums[..., -latent_dim - 1 : -1], pattern)
+    # Solved for, as multiplying by the inverse loses the digits of directions in which the posterior is narrow.
     if len(masks) == 1:
-        loc = (score.transpose(0, 1) @ covariance[0]).transpose(0, 1)
+        loc = torch.cholesky_solve(score.permute(1, 2, 0), factors[0]).permute(2, 0, 1)
     else:
-        loc = (_rows_of(covariance, pattern) @ score.unsqueeze(-1)).squeeze(-1)
+        loc = torch.cholesky_solve(score.unsqueeze(-1), _rows_of(factors, pattern)).squeeze(-1)
     extended = torch.cat([loc, torch.ones_like(loc[..., :1])], -1)
     distances = loc.square().sum(-1)
     observed = None if block.masks is None else _rows_of(masks, pattern)

@@ -14,7 +14,6 @@ from torch import Tensor
 from pyro_lvm.em.expectation import Statistics
 from pyro_lvm.em.parameters import NoiseModel, Parameters
 
-
 # Rows that observe a feature, by their responsibilities: below this there is nothing to regress it on.
 _LEAST_COUNT = 1e-30
 
