@@ -80,7 +80,10 @@ def climb(
             path, since, confirming = [_per_row(statistics)], 0, False
             accelerator = Accelerator()
         image = maximise(statistics, parameters, noise)
-        parameters, statistics = _step(rows, parameters, image, path[-1], noise, accelerator)
+        taken = _step(rows, parameters, image, path[-1], noise, accelerator)
+        if taken is None:
+            return Climb(parameters, statistics, tuple(path), True)
+        parameters, statistics = taken
         path.append(_per_row(statistics))
         report(step + 1, path[-1])
         since += 1
@@ -145,7 +148,8 @@ def _step(
     evidence: float,
     noise: NoiseModel,
     accelerator: Accelerator,
-) -> tuple[Parameters, Statistics]:
+) -> tuple[Parameters, Statistics] | None:
+    """The extrapolation if it gains evidence, else EM's own step; None if rounding is all that is left of that."""
     proposal = accelerator.propose(to_vector(parameters, noise), to_vector(image, noise))
     if proposal is not None:
         candidate = from_vector(proposal, image, noise)
@@ -158,7 +162,8 @@ def _step(
             accelerator.accepted()
             return candidate, statistics
         accelerator.refused()
-    return image, expect(rows, image)
+    statistics = expect(rows, image)
+    return (image, statistics) if _per_row(statistics) >= evidence else None
 
 
 def _per_row(statistics: Statistics) -> float:
