@@ -75,7 +75,7 @@ def log_evidence(x: Tensor, loadings: Tensor, mean: Tensor, noise_variance: Tens
     Raises:
         DataError: shapes don't fit, x holds an infinity, or the parameters aren't finite with positive noise.
 
-    Source: Bishop 2006, equation 12.43; Ghahramani & Hinton 1996, section 2.
+    Source: Bishop 2006, equation 12.43; Ghahramani & Hinton 1996.
 
     >>> x = torch.tensor([[0.0, 0.0], [0.0, math.nan]])
     >>> log_evidence(x, torch.ones(2, 1), torch.zeros(2), 1.0)
@@ -112,7 +112,7 @@ def posterior(x: Tensor, loadings: Tensor, mean: Tensor, noise_variance: Tensor 
     Raises:
         DataError: shapes don't fit, x holds an infinity, or the parameters aren't finite with positive noise.
 
-    Source: Bishop 2006, equation 12.42; Ghahramani & Hinton 1996, section 2.
+    Source: Bishop 2006, equation 12.42; Ghahramani & Hinton 1996.
 
     >>> z = posterior(torch.tensor([[3.0, 3.0], [3.0, math.nan]]), torch.ones(2, 1), torch.zeros(2), 1.0)
     >>> z.mean.flatten(), z.variance.flatten()

@@ -133,9 +133,14 @@ def _by_svd(x: Tensor, rough: Tensor, num_axes: int, chunk: int) -> tuple[Tensor
 
 def _by_covariance(x: Tensor, rough: Tensor, num_axes: int, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
     gram, total = rough.new_zeros(x.shape[1], x.shape[1]), torch.zeros_like(rough)
-    for part in _parts(x, chunk):
-        # The copy that centring takes is worth it only where sums about 0 would lose digits.
-        centred = part.double() - rough if bool(rough.any()) else part.double()
+    # The copy that centring takes is worth it only where sums about 0 would lose digits.
+    as_they_are = not bool(rough.any())
+    # One product of rows that need no copy is faster than many.
+    parts = (x,) if as_they_are and x.dtype == torch.float64 else _parts(x, chunk)
+    # One buffer: memory that is new to the process for each part would cost as much as the product.
+    buffer = None if as_they_are else rough.new_empty(parts[0].shape)
+    for part in parts:
+        centred = part.double() if buffer is None else torch.sub(part, rough, out=buffer[: len(part)])
         gram += gram_matrix(centred)
         total += centred.new_ones(len(centred)) @ centred
     correction = _complete(total / len(x), x, chunk)

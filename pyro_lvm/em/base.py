@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import numbers
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,13 +21,16 @@ from torch import Tensor
 from pyro_lvm.data.checks import column_names, quoted
 from pyro_lvm.em import evaluation
 from pyro_lvm.em.climb import Climb, Report
-from pyro_lvm.em.moments import Moments
+from pyro_lvm.em.moments import Moments, moments_of, sum_moments
 from pyro_lvm.em.parameters import Parameters
 from pyro_lvm.em.table import Table, read_table
 from pyro_lvm.errors import DataError
 from pyro_lvm.progress import Reporter
 
 Array = NDArray[np.float64]
+
+# Below this, sums of squares have lost digits, or the noise floor's fraction of them has.
+LEAST_SQUARES = 1e-280
 
 
 class LinearGaussianEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -121,10 +125,13 @@ class LinearGaussianEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     def _check_options(self) -> None:
         for name in self._counts:
             self._check_count(name, getattr(self, name))
-        for name, least in (("tol", 0.0), ("noise_floor", 0.0)):
+        for name, fits, expected in (
+            ("tol", lambda value: value >= 0, "a number from 0 up"),
+            ("noise_floor", lambda value: 0 < value < math.inf, "a finite number above 0"),
+        ):
             value = getattr(self, name)
-            if not isinstance(value, numbers.Real) or not float(value) > least:
-                raise DataError(f"{name}={value!r}: expected a number above {least:g}")
+            if not isinstance(value, numbers.Real) or not fits(value):
+                raise DataError(f"{name}={value!r}: expected {expected}")
 
     @staticmethod
     def _check_count(name: str, value: Any) -> None:
@@ -134,14 +141,18 @@ class LinearGaussianEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     def _device(self) -> torch.device:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        device = torch.device(self.device)
-        if device.type not in ("cpu", "cuda"):
-            raise DataError(f"device={self.device!r} has no float64: expected 'cpu', 'cuda' or 'auto'")
+        try:
+            device = torch.device(self.device)
+        except (RuntimeError, TypeError):
+            device = None
+        if device is None or device.type not in ("cpu", "cuda"):
+            raise DataError(f"device={self.device!r}: expected 'cpu', 'cuda' or 'auto', which have float64")
+        if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
+            raise DataError(f"device={self.device!r}: PyTorch finds no such device; use 'cpu' or 'auto'")
         return device
 
     def _random_state(self, given: Any = None) -> np.random.RandomState:
-        generator: np.random.RandomState = check_random_state(self.random_state if given is None else given)
-        return generator
+        return generator_of(self.random_state if given is None else given)
 
     def _names(self, which: Tensor) -> str:
         """The features at the positions where ``which``, (n_features,), is True, for a message."""
@@ -149,10 +160,23 @@ class LinearGaussianEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         chosen = which.nonzero().flatten().tolist()
         return f"feature{'s' if len(chosen) > 1 else ''} {quoted(str(names[index]) for index in chosen)}"
 
-    def _check_observed(self, moments: Moments) -> None:
+    def _gather(self, table: Table, *, scatter: bool) -> Moments:
+        """One sweep over the rows."""
+        device = self._device()
+        return sum_moments(moments_of(batch.to(device), scatter=scatter) for batch in table.batches())
+
+    def _check_moments(self, moments: Moments) -> None:
         never = moments.counts == 0
         if bool(never.any()):
             raise DataError(f"{self._names(never)} of X: no entry is observed; leave out what was never measured")
+        varied, squares = moments.high > moments.low, moments.squares
+        lost = ~squares.isfinite() | (varied & (squares < LEAST_SQUARES))
+        if bool(lost.any()):
+            raise DataError(
+                f"{self._names(lost)} of X: the squares of entries between {moments.low[lost].min():.1e} and "
+                f"{moments.high[lost].max():.1e} are beyond float64; expected deviations from the mean between 1e-140 "
+                "and 1e150: change the unit"
+            )
 
     @contextlib.contextmanager
     def _progress(self, moments: Moments, unit: Tensor) -> Iterator[Report]:
@@ -174,6 +198,21 @@ class LinearGaussianEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
                 ConvergenceWarning,
                 stacklevel=4,
             )
+
+
+def generator_of(random_state: Any) -> np.random.RandomState:
+    """The generator of a seed, None, or either kind of NumPy's generators, which goes on where it is.
+
+    Args:
+        random_state: an int, None, ``RandomState`` or ``Generator``.
+
+    Raises:
+        ValueError: from scikit-learn: something else, or a seed below 0.
+    """
+    if isinstance(random_state, np.random.Generator):
+        return np.random.RandomState(random_state.bit_generator)
+    generator: np.random.RandomState = check_random_state(random_state)
+    return generator
 
 
 def _evidence_in_units(moments: Moments, unit: Tensor) -> Callable[[float], float]:

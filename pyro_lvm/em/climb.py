@@ -106,7 +106,7 @@ def climb_from_best(
     max_steps: int,
     tol: float,
     report: Report,
-    repair: Repair | None = None,
+    make_repair: Callable[[], Repair] | None = None,
 ) -> Climb:
     """Run EM from several starts for a few steps each, and from the most likely of them to the end.
 
@@ -117,25 +117,28 @@ def climb_from_best(
         max_steps: of the whole climb that is returned.
         tol: as :func:`climb`'s.
         report: as :func:`climb`'s.
-        repair: as :func:`climb`'s.
+        make_repair: makes :func:`climb`'s ``repair``, a new one for each start.
 
     Returns:
         The best climb, its first steps included.
 
     Source: Biernacki, Celeux & Govaert 2003, Computational Statistics & Data Analysis 41.
     """
+
+    def climb_from(start: Parameters, steps: int) -> Climb:
+        repair = None if make_repair is None else make_repair()
+        return climb(rows, start, noise, max_steps=steps, tol=tol, report=report, repair=repair)
+
     candidates = list(starts)
     if len(candidates) == 1:
-        return climb(rows, candidates[0], noise, max_steps=max_steps, tol=tol, report=report, repair=repair)
+        return climb_from(candidates[0], max_steps)
     trial_steps = min(_TRIAL_STEPS, max_steps)
-    trials = [
-        climb(rows, start, noise, max_steps=trial_steps, tol=tol, report=report, repair=repair) for start in candidates
-    ]
+    trials = [climb_from(start, trial_steps) for start in candidates]
     best = max(trials, key=lambda trial: trial.path[-1])
     rest = max_steps - trial_steps
     if best.converged or not rest:
         return best
-    end = climb(rows, best.parameters, noise, max_steps=rest, tol=tol, report=report, repair=repair)
+    end = climb_from(best.parameters, rest)
     # A repair begins the path anew.
     joined = best.path + end.path[1:] if end.path[0] == best.path[-1] else end.path
     return dataclasses.replace(end, path=joined)

@@ -63,7 +63,7 @@ def laplace_evidence(eigenvalues: Tensor, num_rows: int, data_dim: int) -> Tenso
         In nats for all rows together, up to a constant, (data_dim,); entry d - 1 is d's, and -inf where the likelihood
         has no finite maximum. The last, d = D, always is.
 
-    Source: Minka 2000, "Automatic choice of dimensionality for PCA", NIPS 13, equations 77 to 79.
+    Source: Minka 2000, "Automatic choice of dimensionality for PCA", NIPS 13.
     """
     values = eigenvalues.new_zeros(data_dim)
     values[: len(eigenvalues)] = eigenvalues

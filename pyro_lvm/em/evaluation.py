@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyro_lvm import linear_gaussian
 from pyro_lvm.em.parameters import Parameters
+from pyro_lvm.errors import DataError
 
 # Numbers in one temporary (32 MB in float64).
 _CHUNK = 2**22
@@ -31,10 +32,20 @@ def responsibilities(x: Tensor, parameters: Parameters) -> Tensor:
     Args:
         x: (num_rows, data_dim), NaN where missing.
         parameters: of the model, in the units of x.
+
+    Raises:
+        DataError: a row is so far from all components that its density is 0 in float64.
     """
     if len(parameters.weights) == 1:
         return parameters.weights.expand(len(x), 1)
-    return joint_log_evidence(x, parameters).softmax(1)
+    joint = joint_log_evidence(x, parameters)
+    lost = joint.isinf().all(1)
+    if bool(lost.any()):
+        raise DataError(
+            f"X has {int(lost.sum())} rows with entries of up to {x[lost].nan_to_num(0.0).abs().max():.1e}, too far "
+            "from every component for any to be the likelier: expected rows like those of the fit, in the same units"
+        )
+    return joint.softmax(1)
 
 
 def posterior_means(x: Tensor, parameters: Parameters) -> Tensor:

@@ -4,7 +4,7 @@ The model is expanded by a mean nu and covariance S of the latents, z ~ N(nu, S)
 expanded model is the plain one with loadings W S^(1/2) and mean mu + W nu. That corrects what the E-step got wrong
 about the latents' scale within one step, where plain EM takes many, and is as monotone.
 
-Sources: Tipping & Bishop 1999a, section 3.3, and 1999b, appendix C; Rubin & Thayer 1982; for the expansion, Liu, Rubin
+Sources: Tipping & Bishop 1999a and 1999b; Rubin & Thayer 1982; for the expansion, Liu, Rubin
 & Wu 1998, "Parameter expansion to accelerate EM: the PX-EM algorithm", Biometrika 85.
 """
 

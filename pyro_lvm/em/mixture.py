@@ -14,7 +14,7 @@ from pyro_lvm.em.climb import climb_from_best
 from pyro_lvm.em.collapse import Reviver, warn_of_collapse
 from pyro_lvm.em.dimension import latent_dim
 from pyro_lvm.em.mixture_inference import MixtureInference
-from pyro_lvm.em.moments import Moments, moments_of, sum_moments
+from pyro_lvm.em.moments import Moments, sum_moments
 from pyro_lvm.em.parameters import NoiseModel, Parameters
 from pyro_lvm.em.rotation import canonical, ordered
 from pyro_lvm.em.rows import block_rows
@@ -65,7 +65,7 @@ class MixturePPCA(MixtureInference):
         n_features_in_: number of features; ``feature_names_in_`` are their names, if they have any.
         log_likelihood_path_: mean log-evidence of the rows in nats, at the start of EM and after each step, never
             falling; from the last time on that a component which had lost its rows was revived.
-        n_iter_: steps taken.
+        n_iter_: steps taken, from that time on.
         converged_: whether the evidence had stopped rising.
 
     Sources: Tipping & Bishop 1999b, "Mixtures of probabilistic principal component analyzers", Neural Computation 11;
@@ -104,6 +104,31 @@ class MixturePPCA(MixtureInference):
         self.random_state = random_state
         self.device = device
         self.verbose = verbose
+
+    @classmethod
+    def from_parameters(
+        cls, weights: Tensor, means: Tensor, loadings: Tensor, noise_variance: Tensor, *, noise_floor: float = 1e-4
+    ) -> Self:
+        """A fitted estimator at given parameters, its components ordered, rotated and signed as those of any fit.
+
+        Args:
+            weights: pi, (n_mixtures,).
+            means: mu, (n_mixtures, n_features).
+            loadings: W, (n_mixtures, n_features, n_components).
+            noise_variance: sigma^2, (n_mixtures,).
+            noise_floor: the option.
+
+        Returns:
+            The estimator. There was no fit: ``log_likelihood_path_`` is empty, ``n_iter_`` is 0 and ``converged_``
+            False.
+        """
+        pi, mu, w, noise = (value.detach().cpu().double() for value in (weights, means, loadings, noise_variance))
+        estimator = cls(len(pi), w.shape[2], noise_floor=noise_floor)
+        estimator.n_features_in_ = mu.shape[1]
+        estimator._accept(Parameters(pi, mu, w, noise.unsqueeze(1).expand_as(mu)))
+        estimator.log_likelihood_path_ = np.empty(0)
+        estimator.n_iter_, estimator.converged_ = 0, False
+        return estimator
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit to rows.
@@ -144,25 +169,25 @@ class MixturePPCA(MixtureInference):
             self._stream = self._run_em(table)
             return self
         size = block_rows(state.unit.device, table.num_features, len(self.weights_), self._latent_dim_fitted)
-        state = state.after(table.standardised(state.origin, state.unit, size))
+        rows = table.standardised(state.origin, state.unit, size)
+        moments = sum_moments([state.moments, self._gather(table, scatter=False)])
+        self._check_moments(moments)
+        state = state.after(rows, moments, *self._units(moments))
         self._stream = state
         self._accept(state.parameters.from_units(state.origin, state.unit))
         self.n_iter_ += 1
         return self
 
     def _run_em(self, table: Table) -> Stepwise:
-        device = self._device()
-        moments = sum_moments(moments_of(batch.to(device), scatter=False) for batch in table.batches())
-        self._check_observed(moments)
+        moments = self._gather(table, scatter=False)
+        self._check_moments(moments)
         warn_of_scales(moments.low, moments.high, self._names)
         num_rows = moments.num_rows - moments.num_empty
         dim = latent_dim(self.n_components, num_rows, table.num_features)
         if self.n_mixtures > num_rows:
             raise DataError(f"n_mixtures={self.n_mixtures} with {num_rows} rows: expected at most one for each row")
-        origin, unit = moments.means, common_unit(moments)
-        noise = NoiseModel(isotropic=True, floor=torch.full_like(unit, self.noise_floor))
-        rows = table.standardised(origin, unit, block_rows(device, table.num_features, self.n_mixtures, dim))
-        reviver = Reviver(self.n_mixtures)
+        origin, (unit, noise) = moments.means, self._units(moments)
+        rows = table.standardised(origin, unit, block_rows(unit.device, table.num_features, self.n_mixtures, dim))
         with self._progress(moments, unit) as report:
             result = climb_from_best(
                 rows,
@@ -171,13 +196,17 @@ class MixturePPCA(MixtureInference):
                 max_steps=self.max_iter,
                 tol=self.tol,
                 report=report,
-                repair=reviver.repair,
+                make_repair=lambda: Reviver(self.n_mixtures).repair,
             )
         self._accept(result.parameters.from_units(origin, unit))
         self._record(result, moments, unit)
         warn_of_collapse(result.parameters, result.statistics.counts, noise, self.n_mixtures)
         averages = result.statistics.scaled(1 / float(result.statistics.num_rows))
-        return Stepwise(origin, unit, noise, result.parameters, averages, num_rows)
+        return Stepwise(origin, unit, noise, result.parameters, averages, moments)
+
+    def _units(self, moments: Moments) -> tuple[Tensor, NoiseModel]:
+        unit = common_unit(moments)
+        return unit, NoiseModel(isotropic=True, floor=torch.full_like(unit, self.noise_floor))
 
     def _starts(
         self, table: Table, dim: int, origin: Tensor, unit: Tensor, noise: NoiseModel, moments: Moments

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_lvm.em.base import LEAST_SQUARES
 from pyro_lvm.em.dimension import laplace_evidence
 from pyro_lvm.em.dimension import latent_dim as checked_latent_dim
 from pyro_lvm.em.moments import Moments
@@ -108,8 +109,8 @@ class PPCA(SingleComponent):
 
     def _fit_table(self, table: Table) -> None:
         x = table.whole
-        # Infinities were refused, so that the sum is NaN only where an entry is.
-        if x is None or self.method == "em" or np.isnan(x.numpy().sum()):
+        # NaN where an entry is missing, and out of the range where squares are beyond float64.
+        if x is None or self.method == "em" or not LEAST_SQUARES < x.ravel().dot(x.ravel()) < math.inf:
             super()._fit_table(table)
             return
         some = x[:: max(1, len(x) // _SAMPLE)]
@@ -194,6 +195,11 @@ class PPCA(SingleComponent):
                 stacklevel=5,
             )
 
+    def _stepwise(self, moments: Moments) -> Stepwise:
+        if self.method == "closed":
+            raise DataError("method='closed': entries of this batch are missing; use method='auto' or 'em'")
+        return super()._stepwise(moments)
+
     def _num_parameters(self) -> int:
         num_features, latent_dim = self.loadings_.shape
         return int(num_features * latent_dim - latent_dim * (latent_dim - 1) // 2 + num_features + 1)
@@ -211,7 +217,7 @@ def closed_form_evidence(eigenvalues: Tensor, noise_variance: Tensor, data_dim: 
         noise_variance: sigma^2, ().
         data_dim: D.
 
-    Source: Tipping & Bishop 1999a, appendix A.
+    Source: Tipping & Bishop 1999a.
     """
     rest = (data_dim - len(eigenvalues)) * noise_variance.log()
     return -0.5 * float(data_dim * (math.log(2 * math.pi) + 1) + eigenvalues.log().sum() + rest)

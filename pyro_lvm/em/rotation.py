@@ -27,7 +27,7 @@ def canonical(loadings: Tensor, scale: Tensor) -> Tensor:
     Returns:
         (data_dim, latent_dim), with W W^T as before; in no particular order.
 
-    Source: Lawley & Maxwell 1971, "Factor analysis as a statistical method", section 2.3.
+    Source: Lawley & Maxwell 1971, "Factor analysis as a statistical method".
     """
     _, _, rotation = torch.linalg.svd(loadings / scale.unsqueeze(1), full_matrices=False)
     rotated: Tensor = loadings @ rotation.mT

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -13,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import KFold
-from sklearn.utils import check_random_state
 
-from pyro_lvm.em.base import Array
+from pyro_lvm.em.base import Array, generator_of
 from pyro_lvm.em.dimension import laplace_evidence
 from pyro_lvm.em.moments import moments_of
 from pyro_lvm.em.ppca import PPCA
@@ -102,16 +103,18 @@ def select(
     Raises:
         DataError: a candidate, the criterion or the parameter doesn't fit.
     """
-    values = tuple(int(value) for value in candidates)
-    if not values:
-        raise DataError("candidates are empty: expected at least one number, such as range(1, 10)")
+    given = tuple(candidates)
+    if not given or not all(isinstance(value, numbers.Integral) for value in given):
+        raise DataError(f"candidates={given}: expected whole numbers, at least one, such as range(1, 10)")
+    values = tuple(int(value) for value in given)
     if parameter not in estimator.get_params():
         raise DataError(
             f"{type(estimator).__name__} has no parameter {parameter!r}: expected n_components or n_mixtures"
         )
     if criterion not in ("evidence", "imputation", "bic", "laplace"):
         raise DataError(f"criterion={criterion!r}: expected 'evidence', 'imputation', 'bic' or 'laplace'")
-    table = read_table(clone(estimator), X, reset=True, min_rows=2)
+    reader = clone(estimator)
+    table = read_table(reader, X, reset=True, min_rows=2)
     if table.whole is None:
         raise DataError("X isn't in memory: select compares fits to parts of it; pass an array, or a part of the rows")
     x: Array = table.whole.numpy()
@@ -119,32 +122,54 @@ def select(
         scores = _laplace(estimator, x, values, parameter)
         return SelectionCurve(parameter, criterion, values, scores, (0.0,) * len(values), True)
 
-    folds = _folds(x, n_folds, hidden_share, check_random_state(random_state))
+    folds = _folds(x, n_folds, hidden_share, generator_of(random_state), reader._names)
     measure: Callable[[BaseEstimator], tuple[float, float]] = {
         "evidence": lambda model: _over(folds, lambda fold: model.fit(x[fold.train]).score(x[fold.test])),
         "imputation": lambda model: _over(folds, lambda fold: _imputation_error(model, x, fold)),
         "bic": lambda model: (_bic(model.fit(x), x), 0.0),
     }[criterion]
     results = []
-    with Reporter(f"select {parameter}", enabled=verbose) as reporter:
+    with Reporter(f"select {parameter}", enabled=verbose) as reporter, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warned = []
         for index, value in enumerate(values):
+            already = len(caught)
             results.append(measure(clone(estimator).set_params(**{parameter: value})))
             reporter.update(index + 1, len(values), f"{parameter}={value}: {results[-1][0]:.4f}")
+            warned += [value] * (len(caught) > already)
+    if caught:
+        # One word for what each of many fits would say again.
+        warnings.warn(
+            f"{len(caught)} warnings from fits with {parameter}={', '.join(map(str, warned))}, the first of them: "
+            f"{caught[0].message}",
+            caught[0].category,
+            stacklevel=2,
+        )
     means, errors = zip(*results, strict=True)
     return SelectionCurve(parameter, criterion, values, means, errors, criterion == "evidence")
 
 
-def _folds(x: Array, n_folds: int, hidden_share: float, rng: np.random.RandomState) -> list[_Fold]:
+def _folds(
+    x: Array, n_folds: int, hidden_share: float, rng: np.random.RandomState, names: Callable[[torch.Tensor], str]
+) -> list[_Fold]:
     if not 2 <= n_folds <= len(x) or not 0 < hidden_share < 1:
         raise DataError(
             f"n_folds={n_folds} and hidden_share={hidden_share} for {len(x)} rows: expected 2 folds to one for each "
             "row, and a share between 0 and 1"
         )
+    observed = ~np.isnan(x)
     parts = KFold(n_folds, shuffle=True, random_state=rng).split(x)
-    return [
-        _Fold(train, test, (rng.random_sample((len(test), x.shape[1])) < hidden_share) & ~np.isnan(x[test]))
+    folds = [
+        _Fold(train, test, (rng.random_sample((len(test), x.shape[1])) < hidden_share) & observed[test])
         for train, test in parts
     ]
+    rare = observed.any(0) & ~np.all([observed[fold.train].any(0) for fold in folds], axis=0)
+    if rare.any():
+        raise DataError(
+            f"{names(torch.from_numpy(rare))} of X: all observed entries are in rows of one of {n_folds} folds; leave "
+            "out what was hardly measured, or try another random_state or criterion='bic'"
+        )
+    return folds
 
 
 def _over(folds: list[_Fold], score: Callable[[_Fold], float]) -> tuple[float, float]:
@@ -156,6 +181,11 @@ def _imputation_error(model: Any, x: Array, fold: _Fold) -> float:
     variance = moments_of(torch.from_numpy(x[fold.train]), scatter=False).variances.numpy()
     scale = np.sqrt(np.where(variance > 0, variance, 1.0))
     test = np.where(fold.hidden, np.nan, x[fold.test])
+    if not fold.hidden.any():
+        raise DataError(
+            f"no entry is hidden in a fold of {len(fold.test)} rows: expected one at least; choose fewer folds, or a "
+            "larger hidden_share"
+        )
     errors = (model.fit(x[fold.train]).impute(test) - x[fold.test]) / scale
     return float(np.mean(errors[fold.hidden] ** 2))
 

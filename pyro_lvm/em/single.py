@@ -15,7 +15,7 @@ from pyro_lvm.em import evaluation
 from pyro_lvm.em.base import Array, LinearGaussianEstimator, sample_gaussian
 from pyro_lvm.em.climb import climb_from_best
 from pyro_lvm.em.expectation import expect
-from pyro_lvm.em.moments import Moments, equivalent_rows, moments_of, sum_moments
+from pyro_lvm.em.moments import Moments, equivalent_rows, sum_moments
 from pyro_lvm.em.parameters import NoiseModel, Parameters
 from pyro_lvm.em.rows import MemoryRows, Rows, block_rows
 from pyro_lvm.em.starts import principal_start, random_start
@@ -49,6 +49,29 @@ class SingleComponent(LinearGaussianEstimator):
     mean_: Array
     loadings_: Array
     noise_variance_: Any
+
+    @classmethod
+    def from_parameters(cls, mean: Tensor, loadings: Tensor, noise_variance: Tensor) -> Self:
+        """A fitted estimator at given parameters, its loadings rotated, ordered and signed as those of any fit.
+
+        Args:
+            mean: mu, (n_features,).
+            loadings: W, (n_features, n_components).
+            noise_variance: the diagonal of Psi, () or (n_features,).
+
+        Returns:
+            The estimator. There was no fit: ``log_likelihood_path_`` is empty, ``n_iter_`` is 0 and ``converged_``
+            False.
+        """
+        mu, weights, noise = (value.detach().cpu().double() for value in (mean, loadings, noise_variance))
+        psi = noise.expand_as(mu)
+        estimator = cls(n_components=weights.shape[1])
+        estimator.n_features_in_ = len(mu)
+        unit = (weights.square().sum(1) + psi).sqrt()
+        estimator._accept(Parameters(mu.new_ones(1), mu[None], weights[None], psi[None]), unit)
+        estimator.log_likelihood_path_ = np.empty(0)
+        estimator.n_iter_, estimator.converged_ = 0, False
+        return estimator
 
     def transform(self, X: Any) -> Array:
         """Posterior mean E[z | x_observed] of each row.
@@ -162,6 +185,7 @@ class SingleComponent(LinearGaussianEstimator):
         moments = self._gather(table, scatter=table.num_features <= _WIDEST_COVARIANCE)
         if state is not None:
             moments = sum_moments([state, moments])
+        self._check_moments(moments)
         if moments.scatter is not None:
             self._fit_moments(moments)
             self._stream = moments
@@ -176,16 +200,11 @@ class SingleComponent(LinearGaussianEstimator):
         # Moments of fewer rows than that save nothing.
         worthwhile = table.whole is None or len(table.whole) > 2 * (num_features + 1)
         moments = self._gather(table, scatter=worthwhile and num_features <= _WIDEST_COVARIANCE)
+        self._check_moments(moments)
         if moments.scatter is not None:
             self._fit_moments(moments)
         else:
             self._run_em(moments, table.standardised)
-
-    def _gather(self, table: Table, *, scatter: bool) -> Moments:
-        device = self._device()
-        moments = sum_moments(moments_of(batch.to(device), scatter=scatter) for batch in table.batches())
-        self._check_observed(moments)
-        return moments
 
     def _run_em(self, moments: Moments, make_rows: MakeRows) -> Stepwise:
         """Fit by EM, and return where that ends."""
@@ -204,9 +223,8 @@ class SingleComponent(LinearGaussianEstimator):
         self._accept(result.parameters.from_units(origin, unit), unit)
         self._record(result, moments, unit)
         self._warn_of_floor(noise.binds(result.parameters.noise_variance)[0])
-        num_rows = moments.num_rows - moments.num_empty
         averages = result.statistics.scaled(1 / float(result.statistics.num_rows))
-        return Stepwise(origin, unit, noise, result.parameters, averages, num_rows)
+        return Stepwise(origin, unit, noise, result.parameters, averages, moments)
 
     def _starts(
         self, rows: Rows, latent_dim: int, origin: Tensor, unit: Tensor, noise: NoiseModel
@@ -228,14 +246,16 @@ class SingleComponent(LinearGaussianEstimator):
         rows = self._equivalent(moments)(origin, unit, block_rows(unit.device, len(unit), 1, self._n_features_out))
         statistics = expect(rows, parameters)
         averages = statistics.scaled(1 / float(statistics.num_rows))
-        return Stepwise(origin, unit, noise, parameters, averages, moments.num_rows)
+        return Stepwise(origin, unit, noise, parameters, averages, moments)
 
     def _equivalent(self, moments: Moments) -> MakeRows:
         return lambda origin, unit, size: MemoryRows(equivalent_rows(moments, origin, unit), size)
 
     def _next(self, state: Stepwise, table: Table) -> Stepwise:
         size = block_rows(state.unit.device, table.num_features, 1, self._n_features_out)
-        state = state.after(table.standardised(state.origin, state.unit, size))
+        moments = sum_moments([state.moments, self._gather(table, scatter=False)])
+        self._check_moments(moments)
+        state = state.after(table.standardised(state.origin, state.unit, size), moments, *self._units(moments))
         self._accept(state.parameters.from_units(state.origin, state.unit), state.unit)
         self.n_iter_ += 1
         return state

@@ -71,7 +71,7 @@ def clustered_start(
         noise: the noise variances that are allowed.
         random_state: draws the centres, by k-means++.
 
-    Source: Tipping & Bishop 1999b, section 5; Arthur & Vassilvitskii 2007, "k-means++".
+    Source: Tipping & Bishop 1999b; Arthur & Vassilvitskii 2007, "k-means++".
     """
     filled = sample.nan_to_num(0.0)
     with warnings.catch_warnings():

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyro_lvm.em.expectation import Statistics, add, expect
 from pyro_lvm.em.maximization import maximise
+from pyro_lvm.em.moments import Moments
 from pyro_lvm.em.parameters import NoiseModel, Parameters
 from pyro_lvm.em.rows import Rows
 
@@ -25,7 +26,7 @@ class Stepwise:
         noise: the noise variances that are allowed.
         parameters: the current ones.
         statistics: averages a row, of all batches so far.
-        num_rows: rows so far.
+        moments: of all rows so far.
     """
 
     origin: Tensor
@@ -33,9 +34,9 @@ class Stepwise:
     noise: NoiseModel
     parameters: Parameters
     statistics: Statistics
-    num_rows: int
+    moments: Moments
 
-    def after(self, rows: Rows) -> Stepwise:
+    def after(self, rows: Rows, moments: Moments, unit: Tensor, noise: NoiseModel) -> Stepwise:
         """Take in one more batch.
 
         With b rows in the batch, n with it, and s the batch's average statistics under the current parameters::
@@ -44,19 +45,27 @@ class Stepwise:
 
         Args:
             rows: the batch, in the units of this state.
+            moments: of all rows, the batch's included.
+            unit: what they make the unit, (data_dim,); this state keeps its own.
+            noise: the noise variances that are allowed in that unit, as a floor from the first batch alone would be
+                far off where a feature hardly varies in it.
 
         Returns:
-            The next state.
+            The next state; the same one where the batch has nothing observed.
 
         Source: Cappé & Moulines 2009, "On-line EM algorithm for latent data models", J. R. Statist. Soc. B 71.
         """
+        if next(rows.blocks(), None) is None:
+            return self
         fresh = expect(rows, self.parameters)
         batch = int(fresh.num_rows)
-        step = (batch / (self.num_rows + batch)) ** _FORGETTING
+        step = (batch / (moments.num_rows - moments.num_empty)) ** _FORGETTING
         mixed = add(self.statistics.scaled(1 - step), fresh.scaled(step / batch))
+        own_noise = dataclasses.replace(noise, floor=noise.floor * (unit / self.unit).square())
         return dataclasses.replace(
             self,
-            parameters=maximise(mixed, self.parameters, self.noise),
+            noise=own_noise,
+            parameters=maximise(mixed, self.parameters, own_noise),
             statistics=mixed,
-            num_rows=self.num_rows + batch,
+            moments=moments,
         )

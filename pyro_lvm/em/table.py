@@ -6,9 +6,10 @@ read batch by batch in every sweep. An iterator, which can be read only once, is
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -105,17 +106,21 @@ def read_table(estimator: BaseEstimator, data: Any, *, reset: bool, min_rows: in
         checked(data[:min_rows], reset=reset, least=min_rows)
         return _sliced(lambda rows: checked(data[rows]), data.shape)
     if not _is_iterable_of_batches(data):
-        whole = torch.from_numpy(np.ascontiguousarray(checked(data, reset=reset, least=min_rows)))
+        # Pandas may hand out arrays that can't be written to, which PyTorch won't share.
+        whole = torch.from_numpy(np.require(checked(data, reset=reset, least=min_rows), requirements=["C", "W"]))
         return Table(lambda: iter([whole]), whole.shape[1], whole)
     if isinstance(data, Iterator):
-        spooled = _spool(data)
-        checked(spooled[:min_rows], reset=reset, least=min_rows)
+        spooled, names = _spool(data)
+        checked(_named(spooled[:min_rows], names), reset=reset, least=min_rows)
         return _sliced(lambda rows: spooled[rows], spooled.shape)
-    first = next(_checked_batches(data), None)
-    if first is None:
-        raise DataError("X has no batch: expected at least one; an iterable must start anew whenever it is iterated")
-    checked(first.numpy(), reset=reset)
-    return Table(lambda: _checked_batches(data), first.shape[1], None)
+    first, read = _sweeps(data)
+    checked(_named(first.rows.numpy(), first.names), reset=reset)
+    return Table(read, first.rows.shape[1], None)
+
+
+class _Batch(NamedTuple):
+    rows: Tensor  # (any number from 1 up, num_features), float64
+    names: list[Any] | None  # of the columns, if they have any
 
 
 def _as_array_like(data: Any) -> Any:
@@ -127,12 +132,18 @@ def _as_array_like(data: Any) -> Any:
         return data.detach().to_dense().cpu().double().numpy()
     if isinstance(data, np.ma.MaskedArray) and data.dtype.kind in "buif":
         return np.ma.filled(data.astype(np.float64), np.nan)
+    if isinstance(data, pd.DataFrame) and (data.dtypes == "object").any():
+        # NumPy can't make a float of pandas' missing value.
+        return data.where(data.notna())
     return data
 
 
 def _is_iterable_of_batches(data: Any) -> bool:
     if isinstance(data, (list, tuple)):
-        return len(data) > 0 and all(isinstance(part, (np.ndarray, Tensor)) and part.ndim == 2 for part in data)
+        tables = (np.ndarray, Tensor, pd.DataFrame)
+        return len(data) > 0 and all(
+            scipy.sparse.issparse(part) or (isinstance(part, tables) and part.ndim == 2) for part in data
+        )
     array_like = isinstance(data, (str, bytes, dict)) or any(
         hasattr(data, name) for name in ("shape", "__array__", "__array_function__", "__dataframe__")
     )
@@ -151,38 +162,79 @@ def _sliced(rows_at: Callable[[slice], NDArray[np.float64]], shape: tuple[int, .
     return Table(read, num_features, None)
 
 
-def _checked_batches(data: Iterable[Any]) -> Iterator[Tensor]:
-    """Batches in float64, all of the width of the first."""
-    width = None
+def _named(rows: NDArray[np.float64], names: list[Any] | None) -> Any:
+    return rows if names is None else pd.DataFrame(rows, columns=names)
+
+
+def _sweeps(data: Iterable[Any]) -> tuple[_Batch, Callable[[], Iterator[Tensor]]]:
+    """The first batch of an iterable that starts anew, and a function that begins a sweep over all of them."""
+    begun = _checked_batches(data)
+    first = next(begun, None)
+    if first is None:
+        raise DataError("X has no rows: expected a batch at least; an iterable must start anew whenever it is iterated")
+    # The batch that was looked at belongs to the first sweep: what was iterated by mistake can't give it again.
+    unread = [itertools.chain([first], begun)]
+    known: list[int] = []
+
+    def read() -> Iterator[Tensor]:
+        num_rows = 0
+        for batch in unread.pop() if unread else _checked_batches(data):
+            num_rows += len(batch.rows)
+            yield batch.rows
+        if known and num_rows != known[0]:
+            raise DataError(
+                f"X gave {known[0]} rows when it was iterated first, and {num_rows} later: expected the same rows "
+                "whenever it is iterated; pass an iterator, iter(X), which is copied once"
+            )
+        known[:] = [num_rows]
+
+    return first, read
+
+
+def _checked_batches(data: Iterable[Any]) -> Iterator[_Batch]:
+    """Batches in float64, all of the width and, as far as they have any, the column names of the first."""
+    width, names = None, None
     for index, batch in enumerate(data):
         # A DataLoader over a TensorDataset gives each batch as a list of its tensors.
         rows = batch[0] if isinstance(batch, (list, tuple)) and isinstance(batch[0], Tensor) else batch
+        rows = _as_array_like(rows)
         values = check_array(
-            _as_array_like(rows),
+            rows,
             accept_sparse="csr",
             dtype=np.float64,
             ensure_all_finite="allow-nan",
+            ensure_min_samples=0,
             input_name=f"batch {index} of X",
         )
         values = values.toarray() if scipy.sparse.issparse(values) else values
+        own_names = list(rows.columns) if isinstance(rows, pd.DataFrame) else None
         width = values.shape[1] if width is None else width
         if values.shape[1] != width:
             raise DataError(
                 f"batch {index} of X has {values.shape[1]} features and those before it {width}: expected the same "
                 "columns in every batch"
             )
-        yield torch.from_numpy(np.array(values))
+        names = own_names if names is None else names
+        for own_name, name in zip(own_names or [], names or [], strict=False):
+            if own_name != name:
+                raise DataError(
+                    f"batch {index} of X has a column {own_name!r} where those before it have {name!r}: expected the "
+                    "same columns in the same order in every batch"
+                )
+        if len(values):
+            yield _Batch(torch.from_numpy(np.array(values)), names)
 
 
-def _spool(batches: Iterator[Any]) -> NDArray[np.float64]:
-    """The rows of an iterator, in a temporary file that vanishes with the array."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115, the memory map outlives this function
-    width = num_rows = 0
-    for batch in _checked_batches(batches):
-        file.write(batch.numpy().tobytes())
-        num_rows, width = num_rows + len(batch), batch.shape[1]
-    if not num_rows:
-        raise DataError("X has no batch: expected at least one; the iterator is used up")
-    file.flush()
-    spooled: NDArray[np.float64] = np.memmap(file, dtype=np.float64, mode="r", shape=(num_rows, width))
-    return spooled
+def _spool(batches: Iterator[Any]) -> tuple[NDArray[np.float64], list[Any] | None]:
+    """The rows of an iterator, in a temporary file that vanishes with the array, and the names of their columns."""
+    width, num_rows, names = 0, 0, None
+    # The memory map keeps the file's rows when the file itself is closed.
+    with tempfile.TemporaryFile() as file:
+        for batch in _checked_batches(batches):
+            file.write(batch.rows.numpy().tobytes())
+            num_rows, width, names = num_rows + len(batch.rows), batch.rows.shape[1], batch.names
+        if not num_rows:
+            raise DataError("X has no rows: expected a batch at least; the iterator is used up")
+        file.flush()
+        spooled: NDArray[np.float64] = np.memmap(file, dtype=np.float64, mode="r", shape=(num_rows, width))
+    return spooled, names

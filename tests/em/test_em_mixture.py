@@ -196,10 +196,20 @@ def test_refuses(planted):
         (MixturePPCA(0), "n_mixtures=0: expected a whole number from 1 up"),
         (MixturePPCA(10, 1), "n_mixtures=10 with 9 rows: expected at most one for each row"),
         (MixturePPCA(2, 4), "n_components=4 with n_samples=9 and n_features=4"),
-        (MixturePPCA(noise_floor=0.0), "noise_floor=0.0: expected a number above 0"),
+        (MixturePPCA(noise_floor=0.0), "noise_floor=0.0: expected a finite number above 0"),
     ]:
         with pytest.raises(DataError, match=message):
             model.fit(x)
+
+
+def test_rows_beyond_all_components_are_refused(planted):
+    """Else their responsibilities, latents and imputations are NaN, although their evidence is right."""
+    model = MixturePPCA(2, 1, random_state=0).fit(planted(60, 4, 1))
+    far = np.full((1, 4), 1e200)
+    assert model.score_samples(far)[0] == -math.inf
+    for method in (model.responsibilities, model.transform, model.impute):
+        with pytest.raises(DataError, match=r"X has 1 rows with entries of up to 1.0e\+200, too far from every"):
+            method(far)
 
 
 def test_evidence_of_complete_rows_is_a_sum_over_components(three_planes, oracle):

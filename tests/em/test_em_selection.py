@@ -1,5 +1,7 @@
 """Choosing the number of latent dimensions and of components."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -86,16 +88,31 @@ def test_ties_go_to_the_smaller_candidate():
 
 def test_refuses(three_dimensional):
     """Else a wrong name is ignored, or a criterion is applied to a model that it isn't for."""
-    x = three_dimensional
+    x, rare = three_dimensional, three_dimensional.copy()
+    rare[1:, 3] = np.nan
     for arguments, message in [
-        ({"candidates": []}, "candidates are empty"),
+        ({"candidates": []}, r"candidates=\(\): expected whole numbers, at least one"),
+        ({"candidates": [1, 2.5]}, r"candidates=\(1, 2.5\): expected whole numbers"),
         ({"criterion": "aic"}, "criterion='aic': expected 'evidence', 'imputation', 'bic' or 'laplace'"),
         ({"parameter": "n_mixtures"}, "PPCA has no parameter 'n_mixtures'"),
         ({"n_folds": 1}, "n_folds=1 and hidden_share=0.1 for 300 rows"),
         ({"criterion": "laplace", "candidates": [9]}, "expected numbers from 1 to 8 for n_components"),
+        ({"X": rare, "random_state": 1}, "feature '3' of X: all observed entries are in rows of one of 5 folds"),
+        ({"X": x[:9], "criterion": "imputation", "hidden_share": 1e-6}, "no entry is hidden in a fold of 2 rows"),
         ({"X": iter([x])}, "X isn't in memory"),
         ({"criterion": "laplace", "X": np.where(x > 5, np.nan, x)}, "criterion='laplace' is for PPCA of complete rows"),
         ({"criterion": "laplace", "estimator": FactorAnalysis()}, "criterion='laplace' is for PPCA"),
     ]:
         with pytest.raises(DataError, match=message):
             select(**{"estimator": PPCA(), "X": x, "candidates": [1], **arguments})
+
+
+def test_many_fits_that_warn_are_one_warning():
+    """A curve over ten candidates in five folds would print the same line fifty times."""
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.normal(size=(60, 1)), 3, 1) + [[0.0, 0.0, 1.0]] * rng.normal(size=(60, 1))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        select(FactorAnalysis(random_state=0), x, [1, 2])
+    assert len(caught) == 1
+    assert "fits with n_components=1, 2, the first of them: features '0', '1'" in str(caught[0].message)

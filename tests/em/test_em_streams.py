@@ -121,8 +121,14 @@ def ragged():
 REFUSED = [
     (ragged(), "batch 1 of X has 3 features and those before it 4: expected the same columns in every batch"),
     ([np.ones((5, 4)), np.ones((5, 3))], "batch 1 of X has 3 features and those before it 4"),
-    (iter([]), "X has no batch: expected at least one; the iterator is used up"),
-    (Batches(np.ones((0, 3)), []), "Found array with 0 sample"),
+    (iter([]), "X has no rows: expected a batch at least; the iterator is used up"),
+    (Batches(np.ones((0, 3)), []), "X has no rows: expected a batch at least; an iterable must start anew"),
+    (
+        [pd.DataFrame({"a": [1.0], "b": [2.0]}), pd.DataFrame({"b": [2.0], "a": [1.0]})],
+        "batch 1 of X has a column 'b' where those before it have 'a': expected the same columns in the same order",
+    ),
+    (np.eye(4) * 1e200, r"features '0', '1', '2', '3' of X: the squares of entries .* are beyond float64"),
+    (np.eye(4) * 1e-200, r"features '0', '1', '2', '3' of X: the squares of entries .* are beyond float64"),
     (iter([np.array([[1.0, math.inf]])]), "Input batch 0 of X contains infinity"),
     (np.ones((5, 4)) * 1j, "Complex data not supported"),
     (np.ones(5), "Expected 2D array, got 1D array instead"),
@@ -134,6 +140,100 @@ def test_refuses(data, message):
     """Else batches that don't fit together, or no numbers at all, are fitted to."""
     with pytest.raises((ValueError, TypeError), match=message):
         PPCA(1).fit(data)
+
+
+class Once:
+    """Pretends to start anew whenever it is iterated, and doesn't."""
+
+    def __init__(self, parts):
+        self.parts = iter(parts)
+
+    def __iter__(self):
+        return self.parts
+
+
+def test_what_can_be_iterated_only_once_is_read_whole_or_refused(planted):
+    """Else the batch that was looked at first is missing from the fit, and nobody hears of it."""
+    x, holes = planted(60, 5, 1), planted(60, 5, 1, missing=0.2)
+    assert PPCA(1).fit(Once(np.split(x, 3))).score(x) == pytest.approx(PPCA(1).fit(x).score(x), abs=1e-9)
+    with pytest.raises(DataError, match="X gave 60 rows when it was iterated first, and 0 later: expected the same"):
+        PPCA(1).fit(Once(np.split(holes, 3)))
+
+
+@pytest.mark.parametrize("form", [list, iter])
+def test_batches_of_a_frame_keep_their_names(form, planted):
+    """Else a CSV file read in chunks loses its columns' names, or an empty chunk ends the stream."""
+    x = planted(60, 3, 1, missing=0.1)
+    frame = pd.DataFrame(x, columns=["a", "b", "c"])
+    model = PPCA(1, random_state=0).fit(form([frame[:20], frame[20:20], frame[20:]]))
+    assert list(model.feature_names_in_) == ["a", "b", "c"]
+    assert model.score(frame) == pytest.approx(PPCA(1, random_state=0).fit(x).score(x), abs=1e-8)
+
+
+def test_missing_values_of_pandas_are_missing(planted):
+    """Else a column of objects with pandas' own missing value is refused, or counted as something."""
+    x = planted(40, 4, 1, missing=0.2)
+    frame = pd.DataFrame(x).astype(object).where(~np.isnan(x), pd.NA)
+    model, whole = PPCA(1, random_state=0).fit(frame), PPCA(1, random_state=0).fit(x)
+    np.testing.assert_array_equal(model.loadings_, whole.loadings_)
+
+
+@pytest.mark.parametrize("model", ESTIMATORS, ids=lambda model: type(model).__name__)
+def test_both_kinds_of_random_generator(model, planted):
+    """Else NumPy's newer generator is refused, or doesn't go on where it was."""
+    x = planted(60, 5, 2, missing=0.2)
+    fitted = clone(model).set_params(random_state=np.random.default_rng(0)).fit(x)
+    first, second = (fitted.impute(x, draws=1) for _ in range(2))
+    assert not np.array_equal(first, second)
+    given = (fitted.impute(x, draws=1, random_state=np.random.default_rng(7)) for _ in range(2))
+    np.testing.assert_array_equal(*given)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+@pytest.mark.parametrize("model", ESTIMATORS, ids=lambda model: type(model).__name__)
+def test_a_batch_may_miss_whole_features_or_be_empty(model, missing, planted):
+    """Else a feature must be observed in every batch of a stream, although it was in those before."""
+    x = planted(200, 5, 2, missing=missing)
+    x[:, 0] += np.where(np.arange(200) % 2, 8, 0)
+    rest = planted(50, 5, 2, seed=1)
+    rest[:, 3] = NAN
+    fitted = clone(model).partial_fit(x).partial_fit(rest)
+    covariance = fitted.get_covariance()
+    assert np.isfinite(fitted.score(x))
+    fitted.partial_fit(np.full((4, 5), NAN))
+    np.testing.assert_allclose(fitted.get_covariance(), covariance, rtol=1e-9)
+
+
+@pytest.mark.parametrize("model", ESTIMATORS, ids=lambda model: type(model).__name__)
+def test_a_batch_that_is_refused_changes_nothing(model, planted):
+    """Else one corrupt batch turns a long stream's parameters into NaN."""
+    x = planted(80, 5, 2, missing=0.2)
+    fitted = clone(model).partial_fit(x)
+    score = fitted.score(x)
+    with pytest.raises(DataError, match=r"the squares of entries .* are beyond float64"):
+        fitted.partial_fit(1e200 * x)
+    assert fitted.score(x) == score
+    assert np.isfinite(fitted.partial_fit(x).score(x))
+
+
+def test_a_stream_keeps_to_the_closed_form_where_it_was_asked_for(planted):
+    """Else method="closed" becomes EM behind one's back."""
+    model = PPCA(1, method="closed").partial_fit(planted(40, 4, 1))
+    with pytest.raises(DataError, match="method='closed': entries of this batch are missing"):
+        model.partial_fit(planted(40, 4, 1, missing=0.2))
+
+
+@pytest.mark.filterwarnings("ignore:.*fell to its floor")
+def test_the_noise_floor_follows_the_stream(planted):
+    """Else a feature that is constant in the first batch has a noise variance of its squared magnitude for ever."""
+    x = planted(2000, 5, 1, missing=0.1)
+    x[:, 2] += 1e6
+    x[:50, 2] = 1e6
+    model = FactorAnalysis(1, random_state=0)
+    for part in np.split(x, 40):
+        model.partial_fit(part)
+    assert model.noise_variance_[2] < np.nanvar(x[:, 2])
+    assert FactorAnalysis(1, random_state=0).fit(x).score(x) - model.score(x) < 0.05
 
 
 def test_partial_fit_refuses_other_widths(planted):
