@@ -1,5 +1,8 @@
 """Amortized guides, one file each."""
 
 from pyro_lvm.guides.linear_gaussian import LinearGaussian
+from pyro_lvm.guides.mixture import MixtureOfExperts
+from pyro_lvm.guides.product_of_experts import ProductOfExperts
+from pyro_lvm.guides.shared_loadings import SharedLoadings
 
-__all__ = ["LinearGaussian"]
+__all__ = ["LinearGaussian", "MixtureOfExperts", "ProductOfExperts", "SharedLoadings"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pyro
@@ -14,7 +15,11 @@ from torch.distributions import constraints
 
 from pyro_lvm.errors import PairError
 from pyro_lvm.modules import PairModule
+from pyro_lvm.pair import HasExactPosterior
 from pyro_lvm.plate import data_plate
+
+# Rows that are asked for at a time.
+_PROBES = 1024
 
 
 class LinearGaussian(PairModule):
@@ -78,14 +83,41 @@ class LinearGaussian(PairModule):
         """Start at the prior, reading rows relative to their mean and overall scale.
 
         Args:
-            x: Rows, shape (rows, D).
+            x: Rows, shape (rows, D), NaN where missing.
             model: Not needed.
             generator: Not needed: nothing is random.
         """
         rows = x.double()
-        origin = rows.mean(0)
-        unit = ((rows - origin) ** 2).mean().sqrt()
+        origin = rows.nanmean(0)
+        unit = ((rows - origin) ** 2).nanmean().sqrt()
         with torch.no_grad():
             self.origin.copy_(origin)
             self.unit.copy_(unit if unit > 0 else torch.ones_like(unit))
+        self.started.fill_(True)
+
+    @torch.no_grad()
+    def match(self, model: HasExactPosterior) -> None:
+        r"""Take over a model's exact posterior of complete rows, the whole of it with a full covariance.
+
+        A diagonal covariance becomes the one nearest to the exact posterior in KL(q || p), whose variances are
+        :math:`1 / (\Sigma^{-1})_{ii}`.
+
+        Args:
+            model: One whose ``exact_posterior(x)`` is a normal with a mean linear in the row and one covariance.
+        """
+        origin, unit = self.origin.double(), self.unit.double()
+        posterior: Callable[[Tensor], Any] = model.exact_posterior
+        at_origin = posterior(origin[None])
+        self.offset.copy_(at_origin.mean[0])
+        # What a step along each feature changes, in blocks: together the steps are a D x D matrix.
+        for places in torch.arange(len(origin), device=origin.device).split(_PROBES):
+            rows = origin.repeat(len(places), 1)
+            rows[torch.arange(len(places)), places] += unit
+            change = posterior(rows).mean - at_origin.mean
+            self.relative_slope[:, places] = (change.mT * len(origin) ** 0.5).to(self.relative_slope)
+        factor = at_origin.scale_tril[0]
+        if self.covariance == "full":
+            self.scale_tril = factor.to(self.offset.dtype)
+        else:
+            self.scale = torch.cholesky_inverse(factor).diagonal().rsqrt().to(self.offset.dtype)
         self.started.fill_(True)

@@ -1,5 +1,8 @@
 """Generative models, one file each."""
 
+from pyro_lvm.models.bayesian_pca import BayesianPCA
+from pyro_lvm.models.factor_analysis import FactorAnalysis
+from pyro_lvm.models.mixture_ppca import MixturePPCA
 from pyro_lvm.models.ppca import PPCA
 
-__all__ = ["PPCA"]
+__all__ = ["PPCA", "BayesianPCA", "FactorAnalysis", "MixturePPCA"]

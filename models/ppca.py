@@ -8,10 +8,11 @@ import pyro
 import torch
 from pyro.distributions import Normal
 from pyro.nn import PyroParam
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.distributions import MultivariateNormal, constraints
 
-from pyro_lvm import linear_gaussian
+from pyro_lvm import em, linear_gaussian
 from pyro_lvm.errors import PairError
 from pyro_lvm.modules import PairModule
 from pyro_lvm.plate import data_plate, observe
@@ -105,18 +106,58 @@ class PPCA(PairModule):
         """
         rows = x.double()
         origin = torch.nanmean(rows, 0)
-        variance = torch.nanmean((rows - origin) ** 2, 0)
-        # A feature that hardly varies gets room to, should the rows to come vary more.
-        unit = variance.clamp(min=_SMALLEST_UNIT**2 * float(variance.mean())).sqrt()
+        self._relate_to(origin, torch.nanmean((rows - origin) ** 2, 0))
         with torch.no_grad():
-            self.origin.copy_(origin)
-            self.unit.copy_(torch.where(unit > 0, unit, 1.0))
             draws = torch.randn(self.relative_loadings.shape, generator=generator)
             # Large random loadings start with the data explained by the wrong directions, and stay there for long.
             self.relative_loadings.copy_(0.1 * draws)
             self.relative_mean.zero_()
         self.relative_noise_scale = torch.ones_like(self.relative_noise_scale)
         self.started.fill_(True)
+
+    def _relate_to(self, origin: Tensor, variance: Tensor) -> None:
+        """Set what the parameters are relative to, from each feature's mean and variance."""
+        # A feature that hardly varies gets room to, should the rows to come vary more.
+        unit = variance.clamp(min=_SMALLEST_UNIT**2 * float(variance.mean())).sqrt()
+        with torch.no_grad():
+            self.origin.copy_(origin)
+            self.unit.copy_(torch.where(unit > 0, unit, 1.0))
+
+    @classmethod
+    def from_estimator(cls, estimator: em.PPCA, dtype: torch.dtype = torch.float32) -> PPCA:
+        """A started model at a fitted estimator's parameters, from which training can go on.
+
+        Args:
+            estimator: A fitted :class:`pyro_lvm.em.PPCA`.
+            dtype: Of the model's parameters: ``torch.float32`` to train, ``torch.float64`` to lose nothing.
+
+        Returns:
+            The model; ``origin`` and ``unit`` are each feature's mean and standard deviation under it.
+
+        Raises:
+            NotFittedError: The estimator has not been fitted (scikit-learn's).
+        """
+        check_is_fitted(estimator)
+        loadings = torch.from_numpy(estimator.loadings_)
+        noise_variance = float(estimator.noise_variance_)
+        model = cls(*loadings.shape).to(dtype=dtype)
+        model._relate_to(torch.from_numpy(estimator.mean_), loadings.square().sum(1) + noise_variance)
+        with torch.no_grad():
+            unit = model.unit.double()
+            model.relative_loadings.copy_(loadings / unit[:, None])
+            noise_scale = math.sqrt(noise_variance) / unit.square().mean().sqrt()
+        model.relative_noise_scale = noise_scale.to(dtype)
+        model.started.fill_(True)
+        return model
+
+    def to_estimator(self) -> em.PPCA:
+        r"""A fitted :class:`pyro_lvm.em.PPCA` at this model's parameters.
+
+        Its evidence is the model's. Its loadings are the model's turned to principal axes, :math:`W R` with a rotation
+        R, in order of the variance that they explain and the largest entry of each positive; so the coordinates that
+        it gives a row are :math:`R^\top z`.
+        """
+        return em.PPCA.from_parameters(self.mean, self.loadings, self.noise_variance)
 
     def log_evidence(self, x: Tensor) -> Tensor:
         """Exact log p(x) in nats, shape (rows,); rows with missing entries by their observed part."""
@@ -127,7 +168,19 @@ class PPCA(PairModule):
         return linear_gaussian.posterior(x, self.loadings, self.mean, self.noise_variance)
 
     def maximum_likelihood(self, x: Tensor) -> PPCA:
-        """A model of the same size at the closed-form maximum of the likelihood of complete rows, shape (rows, D)."""
+        """A model of the same size at the maximum of the likelihood, in float64.
+
+        In closed form, or by EM where entries are missing.
+
+        Args:
+            x: Rows, shape (rows, D), NaN where missing.
+
+        Raises:
+            DataError: The rows lie in ``latent_dim`` dimensions or fewer, so that there is no maximum.
+        """
+        if bool(torch.isnan(x).any()):
+            estimator = em.PPCA(self.latent_dim, random_state=0).fit(x.cpu().numpy())
+            return self.from_estimator(estimator, torch.float64).to(x.device)
         best = linear_gaussian.maximum_likelihood(x, self.latent_dim)
         # In float64, the precision of the exact answers that it is there to give.
         model = PPCA(x.shape[1], self.latent_dim).to(x.device, torch.float64)

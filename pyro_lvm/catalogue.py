@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,15 @@ class PairSpec:
         model: Makes the model; its parameters are the pair's options, filled from facts of the data where they bear the
             facts' names (``data_dim``, ``image_shape``).
         guides: Makers of guides by name, the default first.
+        estimator: Makes the EM estimator of the model's family, for fits by EM or in closed form and for the choice of
+            its size; None where there is none. Its model then has ``from_estimator`` and ``to_estimator``.
         name: What the pair is called; set by whoever finds it.
     """
 
     summary: str
     model: Callable[..., Half]
     guides: Mapping[str, Callable[..., Half]]
+    estimator: Callable[..., Any] | None = None
     name: str = field(default="")
 
     def options(self, guide: str | None = None) -> dict[str, Any]:
@@ -56,6 +59,19 @@ class PairSpec:
         if name not in self.guides:
             raise PairError(f"pair '{self.name}' has no guide '{name}': expected one of {', '.join(self.guides)}")
         return self.guides[name]
+
+    def default_guide(self, *, missing: bool = False) -> str:
+        """Name of the first guide, or of the first that takes missing entries where there are any and one that does.
+
+        Args:
+            missing: Whether entries are missing.
+        """
+        taking = [
+            name
+            for name, maker in self.guides.items()
+            if not missing or getattr(getattr(maker, "func", maker), "accepts_missing", True)
+        ]
+        return next(iter(taking or self.guides))
 
 
 def names() -> list[str]:
@@ -84,7 +100,7 @@ def find(reference: str) -> PairSpec:
                 raise PairError(
                     f"the installed pair '{reference}' ({point.value}) is a {type(spec).__name__}: expected a PairSpec"
                 )
-            return PairSpec(spec.summary, spec.model, spec.guides, name=reference)
+            return replace(spec, name=reference)
     near = difflib.get_close_matches(reference, names(), 1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise PairError(

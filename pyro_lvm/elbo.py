@@ -15,36 +15,45 @@ from pyro_lvm.seeding import seeded
 
 # Rows times features that one chunk may hold: 32 MiB in float32 for each tensor that a model makes of it.
 _CHUNK_ENTRIES = 2**23
+# The rows have dimension -1; values that are summed over go to the left of it.
+_FIRST_ENUMERATED = -2
 
 
-def row_elbo(pair: Pair, x: Tensor, num_particles: int = 1, *, seed: int = 0) -> Tensor:
+def row_elbo(pair: Pair, x: Tensor, num_particles: int = 1, *, num_rows: int | None = None, seed: int = 0) -> Tensor:
     r"""Monte Carlo estimate of each row's ELBO.
 
     .. math:: \frac{1}{S} \sum_{s=1}^{S} \log p(x_n, z_n^s) - \log q(z_n^s \mid x_n), \qquad z_n^s \sim q(z_n \mid x_n)
 
     The noise depends on the seed and the rows alone, so that the same rows under two sets of parameters are compared
-    under the same noise. Where all rows share a latent, each row carries 1/N of its terms.
+    under the same noise. Where all rows share a latent, each row carries 1/N of its terms. A discrete latent that the
+    guide leaves to enumeration is summed out, as :class:`pyro.infer.TraceEnum_ELBO` does; one that the guide draws is
+    drawn.
 
     Args:
         pair: Any pair whose rows are independent given what they share.
         x: Rows, shape (rows, ...), on the pair's device.
         num_particles: Draws S a row.
+        num_rows: Rows N of the data set that shares its latents, where ``x`` is others or a part of them.
         seed: Of the draws; the caller's random state is left as it was.
 
     Returns:
         Nats a row, shape (rows,), float64.
+
+    Raises:
+        PairError: A latent to be summed out is outside the plate over rows, or a plate is inside that.
     """
+    total_rows = len(x) if num_rows is None else num_rows
     chunk_rows = max(1, _CHUNK_ENTRIES // max(1, x[:1].numel()))
     with seeded(seed), torch.no_grad(), poutine.block():
-        return torch.cat([_chunk_elbo(pair, chunk, num_particles, total_rows=len(x)) for chunk in x.split(chunk_rows)])
+        return torch.cat([_chunk_elbo(pair, chunk, num_particles, total_rows) for chunk in x.split(chunk_rows)])
 
 
-def elbo_draws(pair: Pair, x: Tensor, num_draws: int, *, seed: int = 0) -> Tensor:
+def elbo_draws(pair: Pair, x: Tensor, num_draws: int, *, num_rows: int | None = None, seed: int = 0) -> Tensor:
     """The rows' mean ELBO for each of several independent draws, in nats a row, shape (num_draws,), float64.
 
     Their mean estimates the rows' ELBO and their spread its Monte Carlo error, for these rows.
     """
-    return torch.stack([row_elbo(pair, x, seed=seed + draw).mean() for draw in range(num_draws)])
+    return torch.stack([row_elbo(pair, x, num_rows=num_rows, seed=seed + draw).mean() for draw in range(num_draws)])
 
 
 def _chunk_elbo(pair: Pair, x: Tensor, num_particles: int, total_rows: int) -> Tensor:
@@ -54,23 +63,53 @@ def _chunk_elbo(pair: Pair, x: Tensor, num_particles: int, total_rows: int) -> T
         for _ in range(num_particles):
             guide = poutine.trace(pair.run_guide).get_trace(x)
             model = poutine.trace(poutine.replay(pair.run_model, trace=guide)).get_trace(x)
-            _refuse_summed_out(model, guide)
-            total += _row_log_prob(model, len(x), total_rows) - _row_log_prob(guide, len(x), total_rows)
+            if _summed_out(model, guide):
+                summing = poutine.enum(
+                    poutine.replay(pair.run_model, trace=guide), first_available_dim=_FIRST_ENUMERATED
+                )
+                model = poutine.trace(summing).get_trace(x)
+                value = _summed_log_prob(model, len(x), total_rows, summed=_summed_out(model, guide))
+            else:
+                value = _row_log_prob(model, len(x), total_rows)
+            total += value - _row_log_prob(guide, len(x), total_rows)
     return total / num_particles
 
 
-def _refuse_summed_out(model: Any, guide: Any) -> None:
-    for name, site in model.nodes.items():
-        if (
-            site["type"] == "sample"
-            and not site["is_observed"]
-            and name not in guide
-            and site["infer"].get("enumerate")
-        ):
+def _summed_out(model: Any, guide: Any) -> list[str]:
+    """The model's latents that the guide leaves to enumeration."""
+    return [
+        name
+        for name, site in model.nodes.items()
+        if site["type"] == "sample"
+        and not site["is_observed"]
+        and name not in guide
+        and site["infer"].get("enumerate") == "parallel"
+    ]
+
+
+def _summed_log_prob(trace: Any, num_rows: int, total_rows: int, *, summed: list[str]) -> Tensor:
+    """Each row's log-probability with discrete latents summed out, whose values lie along dimensions of their own."""
+    trace.compute_log_prob()
+    rows, shared = torch.zeros(num_rows, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
+            continue
+        log_prob = site["log_prob"].double()
+        frame = _row_frame(site["cond_indep_stack"], num_rows)
+        others = [f.name for f in site["cond_indep_stack"] if f.vectorized and f is not frame]
+        if frame is not None and frame.dim == -1 and not others:
+            rows = rows.to(log_prob.device) + log_prob * (frame.size / (frame.full_size or frame.size))
+        elif name in summed or log_prob.dim() > 0:
+            where = f"inside plate '{others[0]}'" if others else "outside the plate over rows"
             raise PairError(
-                f"the latent '{name}' is summed out by enumeration and the guide does not draw it: its rows' ELBO "
-                "cannot be estimated by draws; draw it in the guide, or train with steps= and see the history"
+                f"the latent '{summed[0]}' is to be summed out and '{name}' is {where}: the rows' ELBO is to be had "
+                "where every site that meets it is in the data plate alone; draw it in the guide, or train with steps= "
+                "and see the history"
             )
+        else:
+            shared = shared.to(log_prob.device) + log_prob / total_rows
+    # All dimensions but the rows' are values of latents.
+    return rows.reshape(-1, num_rows).logsumexp(0) + shared
 
 
 def _row_frame(stack: Any, num_rows: int) -> Any:

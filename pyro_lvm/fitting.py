@@ -21,6 +21,7 @@ from torch import Tensor
 from pyro_lvm import checkpoint as checkpoints
 from pyro_lvm.batches import make_batches
 from pyro_lvm.checking import quick_check
+from pyro_lvm.checking.running import quiet
 from pyro_lvm.data import RowStream, as_rows
 from pyro_lvm.errors import DataError, TrainingError
 from pyro_lvm.history import History
@@ -43,7 +44,7 @@ class FitResult:
         pair: The trained pair.
         history: One record for every hundredth of a schedule.
         stopped: Why training ended: ``converged``, ``budget``, ``early stopping``, ``not converged`` (the limit of
-            steps came first), ``interrupted`` or ``callback``.
+            steps came first), ``interrupted``, ``callback``, or ``closed form``.
         steps: Steps taken.
         seconds: Time taken.
         num_rows: Rows trained on.
@@ -62,8 +63,8 @@ class FitResult:
 
     @property
     def converged(self) -> bool:
-        """Whether training stopped by its own measure of convergence."""
-        return self.stopped == "converged"
+        """Whether training stopped by its own measure of convergence, or needed none."""
+        return self.stopped in ("converged", "closed form")
 
 
 def fit(
@@ -92,6 +93,7 @@ def fit(
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 60.0,
     resume: bool = False,
+    compile: bool | Literal["auto"] = "auto",
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     pair: Pair | None = None,
@@ -113,7 +115,8 @@ def fit(
         epochs: Budget in passes over the rows, instead of ``steps``.
         batch_size: Rows a step; all of them where there are fewer.
         lr: First learning rate; None for the model's ``learning_rate``, else 0.01.
-        elbo: A Pyro ELBO, or a class of one; None for ``Trace_ELBO``.
+        elbo: A Pyro ELBO, or a class of one; None for what the pair asks for (:attr:`pyro_lvm.Pair.elbo`), else
+            ``Trace_ELBO``.
         particles: Draws a row and step, for an ELBO that is not given as an object.
         train: ``"both"``, or one half alone: ``"guide"`` is the variational E-step, ``"model"`` the M-step.
         optimizer: A ``torch.optim`` class; one object of it steps all parameters.
@@ -132,6 +135,9 @@ def fit(
         checkpoint_every: Seconds between two checkpoints; 0 for one after each step.
         resume: Go on from ``checkpoint``: the same parameters and history, bit for bit, as if nothing had happened. The
             pair, the data and the options must be the same.
+        compile: Whether steps are traced and compiled (:class:`pyro_lvm.compiled.SVI`): ``"auto"`` where it pays for so
+            many steps, True always, False never. The numbers are the same up to rounding; a training may be resumed
+            in another mode.
         callbacks: Called with a :class:`TrainingState` for each record of the history.
         progress: Show how far it is, with the current ELBO.
         pair: The :class:`pyro_lvm.Pair` that ``model`` and ``guide`` are of, where there is one already.
@@ -154,13 +160,14 @@ def fit(
         >>> result.stopped
         'budget'
     """
-    _check_options(steps, epochs, batch_size, lr, particles, train, tolerance, max_steps, patience)
+    _check_options(steps, epochs, batch_size, lr, particles, train, tolerance, max_steps, patience, compile)
     if resume and checkpoint is None:
         raise TrainingError("resume needs the checkpoint to resume from: give checkpoint=PATH")
     target = choose_device(device)
     rows = data if isinstance(data, RowStream) else _to_tensor(data)
     train_rows, validation_rows, held_out = hold_out(rows, validation, seed)
     pair = pair if pair is not None else Pair(model, guide)
+    elbo = elbo if elbo is not None else pair.elbo
     batches = make_batches(train_rows, batch_size, target)
     refuse_holes(pair, batches.sample)
     refuse_holes(pair, validation_rows)
@@ -195,6 +202,7 @@ def fit(
         patience=patience,
         callbacks=callbacks,
         after_step=_checkpointer(checkpoint, checkpoint_every, fingerprint),
+        compile=compile,
     )
     began = time.perf_counter()
     if epochs is not None:
@@ -214,7 +222,10 @@ def fit(
             _resume(trainer, checkpoint, fingerprint)
         work = batches.batch_size * sum(p.numel() for _, p in pair.named_parameters())
         try:
-            with _threads(1 if target.type == "cpu" and work < _ONE_THREAD_WORK else torch.get_num_threads()):
+            with (
+                quiet("pyro.infer.elbo"),
+                _threads(1 if target.type == "cpu" and work < _ONE_THREAD_WORK else torch.get_num_threads()),
+            ):
                 stopped = (
                     trainer.run_schedule(steps, reporter)
                     if steps is not None
@@ -272,9 +283,12 @@ def _check_options(
     tolerance: float,
     max_steps: int,
     patience: int,
+    compile: bool | str,
 ) -> None:
     if steps is not None and epochs is not None:
         raise TrainingError(f"steps={steps} and epochs={epochs}: give one budget or none, not both")
+    if compile not in (True, False, "auto"):
+        raise TrainingError(f"compile={compile!r}: expected 'auto', True or False")
     if train not in ("both", "guide", "model"):
         raise TrainingError(f"train={train!r}: expected 'both', 'guide' or 'model'")
     for name, value in (

@@ -12,8 +12,18 @@ from torch import Tensor
 
 from pyro_lvm.elbo import elbo_draws
 from pyro_lvm.errors import DataError
-from pyro_lvm.linear_gaussian import gaussian_kl, principal_angle
-from pyro_lvm.pair import Encodes, HasExactPosterior, HasLogEvidence, HasMaximumLikelihood, Pair, refuse_holes
+from pyro_lvm.linear_gaussian import principal_angle
+from pyro_lvm.mixture_posterior import posterior_kl
+from pyro_lvm.pair import (
+    Encodes,
+    HasExactPosterior,
+    HasLogEvidence,
+    HasMaximumLikelihood,
+    HasPlugInEvidence,
+    Pair,
+    SharesLatents,
+    refuse_holes,
+)
 from pyro_lvm.seeding import seeded
 
 # Draws a row for the ELBO: near the exact posterior every draw gives the same value, and far from it the standard error
@@ -23,6 +33,8 @@ _ELBO_PARTICLES = 16
 # more nats than float32 can lose in a row's sums, and one of the two is wrong.
 _ELBO_ERRORS = 6.0
 _FLOAT32_ERROR = 1e-5
+# Rows times features whose posteriors are compared together.
+_CHUNK_ENTRIES = 2**22
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,8 @@ class Grade:
     Attributes:
         num_rows: Rows graded on.
         log_evidence: Mean exact log p(x) under the trained model.
-        log_evidence_ml: The same under the model at the maximum of the likelihood of the training rows.
+        log_evidence_ml: The same under the model at the maximum of the likelihood of the training rows, which the
+            model's ``maximum_likelihood`` finds: in closed form or by EM; of a mixture, the maximum that is nearest.
         gap: ``log_evidence_ml - log_evidence``: how far the model is from the best.
         kl_to_exact: Mean KL(q || exact posterior): how far the guide is from the truth.
         elbo: The ELBO, estimated from Pyro's traces.
@@ -42,6 +55,8 @@ class Grade:
             at a tiny gap, where eigenvalues nearly tie.
         noise_variance: Of the trained model, in the squared units of the rows as the pair sees them.
         noise_variance_ml: At the maximum of the likelihood.
+        plug_in_evidence: For latents that all rows share, log p(x) with these at their posterior means: it leaves out
+            what is uncertain about them, so it is neither the evidence nor a bound on it.
     """
 
     num_rows: int
@@ -55,6 +70,7 @@ class Grade:
     principal_angle_deg: float | None = None
     noise_variance: float | None = None
     noise_variance_ml: float | None = None
+    plug_in_evidence: float | None = None
 
     @property
     def elbo_agrees(self) -> bool | None:
@@ -89,8 +105,9 @@ def grade(pair: Pair, x: Tensor, *, train_rows: Tensor | None = None, seed: int 
     """
     x = x.to(pair.device)
     refuse_holes(pair, x)
+    fitted_to = x if train_rows is None else train_rows.to(pair.device)
     with pair.evaluating():
-        elbos = elbo_draws(pair, x, _ELBO_PARTICLES, seed=seed)
+        elbos = elbo_draws(pair, x, _ELBO_PARTICLES, num_rows=len(fitted_to), seed=seed)
     figures: dict[str, Any] = {
         "num_rows": len(x),
         "elbo": float(elbos.mean()),
@@ -101,19 +118,25 @@ def grade(pair: Pair, x: Tensor, *, train_rows: Tensor | None = None, seed: int 
         if isinstance(model, HasLogEvidence):
             figures["log_evidence"] = float(model.log_evidence(x).mean())
         if isinstance(model, HasExactPosterior) and isinstance(pair.guide, Encodes):
-            kl = float(gaussian_kl(pair.guide.encode(x), model.exact_posterior(x)).mean())
+            kl = _mean_kl(model, pair.guide, x)
             figures["kl_to_exact"] = kl
             if "log_evidence" in figures:
                 figures["elbo_exact"] = figures["log_evidence"] - kl
-        fitted_to = x if train_rows is None else train_rows.to(pair.device)
-        if hasattr(model, "noise_variance") and model.noise_variance.numel() == 1:
+        if isinstance(model, HasPlugInEvidence) and isinstance(pair.guide, SharesLatents):
+            figures["plug_in_evidence"] = float(model.plug_in_evidence(x, pair.guide.shared_means()).mean())
+        if isinstance(getattr(model, "noise_variance", None), Tensor) and model.noise_variance.numel() == 1:
             figures["noise_variance"] = float(model.noise_variance)
-        # The closed form is of complete rows.
-        if isinstance(model, HasMaximumLikelihood) and not bool(torch.isnan(fitted_to).any()):
+        if isinstance(model, HasMaximumLikelihood):
             # Rows that lie in d dimensions or fewer have no finite maximum: there is nothing to compare with.
             with suppress(DataError):
                 figures |= _against_maximum_likelihood(model, x, fitted_to, figures.get("log_evidence"))
     return Grade(**figures)
+
+
+def _mean_kl(model: HasExactPosterior, guide: Encodes, x: Tensor) -> float:
+    rows = max(1, _CHUNK_ENTRIES // max(1, x[:1].numel()))
+    parts = [posterior_kl(guide.encode(part), model.exact_posterior(part)) for part in x.split(rows)]
+    return float(torch.cat(parts).mean())
 
 
 def _against_maximum_likelihood(
@@ -124,8 +147,8 @@ def _against_maximum_likelihood(
     figures = {"log_evidence_ml": log_evidence_ml}
     if log_evidence is not None:
         figures["gap"] = log_evidence_ml - log_evidence
-    if hasattr(model, "loadings"):
+    if isinstance(getattr(model, "loadings", None), Tensor) and model.loadings.ndim == 2:  # type: ignore[attr-defined]
         figures["principal_angle_deg"] = principal_angle(model.loadings, best.loadings)
-    if hasattr(best, "noise_variance") and best.noise_variance.numel() == 1:
+    if isinstance(getattr(best, "noise_variance", None), Tensor) and best.noise_variance.numel() == 1:
         figures["noise_variance_ml"] = float(best.noise_variance)
     return figures

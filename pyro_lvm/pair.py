@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer import ELBO
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from pyro.params.param_store import normalize_param_name
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_lvm.errors import ArtifactError, PairError
+from pyro_lvm.mixture_posterior import MixturePosterior
 
 Half = Callable[..., Any]
 
@@ -32,16 +34,32 @@ class HasLogEvidence(Protocol):
 class HasExactPosterior(Protocol):
     """A model that knows its exact posterior."""
 
-    def exact_posterior(self, x: Tensor) -> Distribution:
-        """The distribution p(z | x), batch shape (rows,)."""
+    def exact_posterior(self, x: Tensor) -> Distribution | MixturePosterior:
+        """The distribution p(z | x), batch shape (rows,), or p(t, z | x)."""
 
 
 @runtime_checkable
 class HasMaximumLikelihood(Protocol):
-    """A model whose family has a closed-form maximum of the likelihood."""
+    """A model whose family has a maximum of the likelihood that can be found."""
 
     def maximum_likelihood(self, x: Tensor) -> HasLogEvidence:
-        """A model of the same family and size at the maximum of the likelihood of ``x``."""
+        """A model of the same family at the maximum of the likelihood of ``x``; DataError where it can't be had."""
+
+
+@runtime_checkable
+class HasPlugInEvidence(Protocol):
+    """A model with latents that all rows share, which knows its evidence given these."""
+
+    def plug_in_evidence(self, x: Tensor, shared: Mapping[str, Tensor]) -> Tensor:
+        """Exact log p(x | shared latents) in nats, shape (rows,)."""
+
+
+@runtime_checkable
+class SharesLatents(Protocol):
+    """A guide with latents that all rows share."""
+
+    def shared_means(self) -> Mapping[str, Tensor]:
+        """Posterior mean of each of them, by name."""
 
 
 @runtime_checkable
@@ -56,8 +74,28 @@ class Decodes(Protocol):
 class Encodes(Protocol):
     """A guide that gives the distribution of z for a given x."""
 
-    def encode(self, x: Tensor) -> Distribution:
-        """The distribution q(z | x), batch shape (rows,)."""
+    def encode(self, x: Tensor) -> Distribution | MixturePosterior:
+        """The distribution q(z | x), batch shape (rows,), or q(t, z | x)."""
+
+
+@runtime_checkable
+class HasEstimator(Protocol):
+    """A model whose family has an EM estimator in :mod:`pyro_lvm.em`, as which it answers what has exact answers."""
+
+    @classmethod
+    def from_estimator(cls, estimator: Any) -> HasEstimator:
+        """A started model at a fitted estimator's parameters."""
+
+    def to_estimator(self) -> Any:
+        """A fitted estimator at this model's parameters."""
+
+
+@runtime_checkable
+class Matches(Protocol):
+    """A guide that can be put at a model's exact posterior, or as near to it as its form goes."""
+
+    def match(self, model: Any) -> None:
+        """Take over what the model's ``exact_posterior`` says."""
 
 
 class ParamCapture(poutine.messenger.Messenger):
@@ -175,21 +213,24 @@ class Pair:
         """Give what is to be trained and has not been started a good start from data, the model first.
 
         A model may define ``start(x, generator)``, a guide ``start(x, model, generator)``. Both are left alone where
-        their buffer ``started`` says that they hold something worth keeping.
+        their buffer ``started`` says that they hold something worth keeping. A guide that can :meth:`~Matches.match` a
+        model goes on from the exact posterior of one that has been fitted: from anywhere else, the two would first
+        unlearn it together. Trained alone, it starts as it would anyway, for that is the task.
 
         Args:
             x: Training rows, shape (rows, ...).
             generator: Source of the random part of a start.
             train: ``"both"``, ``"model"`` or ``"guide"``.
         """
+        fitted = train == "both" and _is_started(self.model)
         starts = (("model", self.model, (x, generator)), ("guide", self.guide, (x, self.model, generator)))
         for role, half, arguments in starts:
-            if train not in ("both", role):
-                continue
             start = getattr(half, "start", None)
-            started = getattr(half, "started", None)
-            if callable(start) and not (isinstance(started, Tensor) and bool(started)):
-                start(*arguments)
+            if train not in ("both", role) or not callable(start) or _is_started(half):
+                continue
+            start(*arguments)
+            if role == "guide" and fitted and isinstance(self.model, HasExactPosterior) and isinstance(half, Matches):
+                half.match(self.model)
 
     def materialize(self, x: Tensor) -> dict[str, set[int]]:
         """Run both halves once, so that parameters that are made when first used exist.
@@ -297,6 +338,15 @@ class Pair:
         return self
 
     @property
+    def elbo(self) -> ELBO | type[ELBO] | None:
+        """The Pyro ELBO that the pair says it needs, as attribute ``elbo`` of the guide or the model; None for any."""
+        for half in (self.guide, self.model):
+            wanted = getattr(half, "elbo", None)
+            if isinstance(wanted, ELBO) or (isinstance(wanted, type) and issubclass(wanted, ELBO)):
+                return wanted
+        return None
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are; the CPU for a pair without any."""
         return next((p.device for _, p in self.named_parameters()), torch.device("cpu"))
@@ -306,6 +356,11 @@ class Pair:
             return getattr(half, "__qualname__", type(half).__name__)
 
         return f"Pair(model={describe(self.model)}, guide={describe(self.guide)})"
+
+
+def _is_started(half: Half) -> bool:
+    started = getattr(half, "started", None)
+    return isinstance(started, Tensor) and bool(started)
 
 
 def refuse_holes(pair: Pair, rows: Tensor | None) -> None:

@@ -51,6 +51,11 @@ def feeding(num_rows: int | None, *, complete: bool = False) -> Iterator[None]:
         _FEED.reset(token)
 
 
+def current_feed() -> Feed:
+    """What is known of the data that batches come from, here and now."""
+    return _FEED.get()
+
+
 def data_plate(x: Tensor, name: str = "data") -> pyro.plate:
     """The plate over the rows of ``x``; log-probabilities inside it are scaled by N/B.
 
@@ -76,6 +81,15 @@ def data_plate(x: Tensor, name: str = "data") -> pyro.plate:
     # The rows themselves stand in for their indices: an amortized pair needs no others, and a plate that is handed a
     # subsample draws none, so that model and guide cannot disagree about it.
     return pyro.plate(name, size=len(x) if num_rows is None else num_rows, subsample=x, dim=-1)
+
+
+def observed_entries(x: Tensor) -> Tensor | None:
+    """Which entries are there: True where observed, the shape of ``x``; None where none is missing, as was promised.
+
+    Args:
+        x: A batch, shape (rows, ...), NaN where missing.
+    """
+    return None if _FEED.get().complete else ~torch.isnan(x)
 
 
 def observe(name: str, distribution: TorchDistribution, x: Tensor) -> Tensor:

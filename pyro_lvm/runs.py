@@ -5,80 +5,34 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pyro_lvm import artifact, catalogue, data
 from pyro_lvm.artifact import Artifact
-from pyro_lvm.batches import StreamBatches
 from pyro_lvm.checking import CheckResult, check_pair
-from pyro_lvm.data import ScalingKind
-from pyro_lvm.errors import ArtifactError, DataError
+from pyro_lvm.errors import ArtifactError, DataError, PairError
+from pyro_lvm.estimating import EM_OPTIONS, fit_by_estimator
 from pyro_lvm.fitting import FitResult, choose_device, fit, hold_out
 from pyro_lvm.grading import Grade, grade
 from pyro_lvm.history import History
 from pyro_lvm.pair import Pair
+from pyro_lvm.source import DataSource
 
 # A batch to check on; more rows show nothing else.
 _CHECKED_ROWS = 64
+# Rows of a stream that EM reads at a time.
+_SWEEP_ROWS = 8192
 _VERSIONED = ("pyro_lvm", "torch", "pyro-ppl", "numpy")
 
 
-@dataclass(frozen=True)
-class DataSource:
-    """Where rows come from: what :func:`pyro_lvm.data.load` is given, and how they are scaled.
-
-    Args:
-        reference: Name of a data set, or a file.
-        root: Folder of a named data set's files.
-        options: The loader's other arguments, plain JSON.
-        scale: ``none``, ``standard`` or ``unit``; fitted to the training rows.
-        streamed: Read batch by batch from the file, a memory-mapped NPY or Parquet; None does where it doesn't fit in
-            memory.
-    """
-
-    reference: str = "digits"
-    root: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    scale: ScalingKind = "none"
-    streamed: bool | None = None
-
-    def load(self, batch_size: int, seed: int) -> tuple[data.Dataset, data.RowStream | None]:
-        """Read the rows, or a sample of them and the stream that has them all."""
-        path = Path(self.root or "") / self.reference
-        streamed = self.streamed
-        if streamed is None:
-            can_stream = path.suffix in (".npy", ".parquet") and path.is_file()
-            streamed = can_stream and not data.fits_in_memory(path)
-        if not streamed:
-            return data.load(self.reference, root=self.root, **self.options), None
-        if self.scale != "none":
-            raise DataError(f"scaling '{self.scale}' of a stream: scale the file's rows beforehand, or use none")
-        features = self.options.get("features")
-        left_out = [*self.options.get("drop", ()), *([self.options["label"]] if "label" in self.options else [])]
-        if left_out and features is None:
-            names = data.stream(path, batch_size, seed=seed).feature_names
-            unknown = [name for name in left_out if name not in names]
-            if unknown:
-                raise DataError(f"'{self.reference}' has no column '{unknown[0]}': it has {', '.join(names)}")
-            features = [name for name in names if name not in left_out]
-        rows = data.stream(path, batch_size, seed=seed, features=features)
-        sample = StreamBatches(rows, torch.device("cpu")).sample
-        return data.Dataset(sample, feature_names=rows.feature_names, name=self.reference), rows
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> DataSource:
-        """What :meth:`to_config` gave."""
-        return cls(**{name: config[name] for name in ("reference", "root", "options", "scale", "streamed")})
-
-    def to_config(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {**vars(self), "options": dict(self.options)}
+Method = Literal["svi", "em", "closed"]
+"""How a pair is fitted."""
 
 
 @dataclass
@@ -110,6 +64,7 @@ def fit_run(
     reference: str,
     source: DataSource,
     *,
+    method: Method = "svi",
     guide: str | None = None,
     options: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
@@ -117,17 +72,20 @@ def fit_run(
     seed: int = 0,
     **training: Any,
 ) -> Run:
-    """Build a pair, train it on data, grade it and save it.
+    """Build a pair, fit it to data, grade it and save it.
 
     Args:
         reference: Name of the pair, or ``FILE.py:MODEL,GUIDE``.
         source: The data.
-        guide: Name of the guide; None for the pair's default.
-        options: The pair's other options.
+        method: ``"svi"`` trains both halves; ``"em"`` and ``"closed"`` put the model at the maximum of the likelihood
+            and the guide at its exact posterior.
+        guide: Name of the guide; None for the pair's default, of those that take missing entries where there are any.
+        options: The pair's other options; for EM also its own, ``tol``, ``n_init`` and ``noise_floor``.
         out: Folder to save the run in; None saves nothing.
         force: Replace a run that is there.
         seed: Of everything random.
-        **training: Arguments of :func:`pyro_lvm.fit`, ``validation`` as a fraction.
+        **training: Arguments of :func:`pyro_lvm.fit`, ``validation`` as a fraction; of
+            :func:`pyro_lvm.estimating.fit_by_estimator` for the other methods.
 
     Returns:
         The run.
@@ -139,21 +97,39 @@ def fit_run(
         # Before the work, not after it.
         artifact.check_out(out, force=force)
     spec = catalogue.find(reference)
-    dataset, stream = source.load(training.get("batch_size", 256), seed)
+    batch_size = training.get("batch_size", 256) if method == "svi" else _SWEEP_ROWS
+    dataset, stream = source.load(batch_size, seed)
     train_rows, held_out_rows, _ = hold_out(dataset.rows, training.get("validation"), seed)
     # How the rows were read is part of the run: another machine may have more memory.
     source = replace(source, streamed=stream is not None)
     scaling = data.Scaling.fit(train_rows, source.scale)
-    pair = catalogue.build(spec, facts_of(dataset), guide=guide, options=options, seed=seed)
-    rows: Any = scaling.transform(dataset.rows) if stream is None else stream
-    fitted = fit(pair.model, pair.guide, rows, pair=pair, seed=seed, **training)
+    if guide is None:
+        guide = spec.default_guide(missing=dataset.num_missing > 0)
+    own = dict(options or {})
+    if method == "svi":
+        pair = catalogue.build(spec, facts_of(dataset), guide=guide, options=own, seed=seed)
+        rows: Any = scaling.transform(dataset.rows) if stream is None else stream
+        fitted = fit(pair.model, pair.guide, rows, pair=pair, seed=seed, **training)
+    else:
+        known = spec.options(guide)
+        tuning = {name: own.pop(name) for name in EM_OPTIONS if name in own and name not in known}
+        pair = catalogue.build(spec, facts_of(dataset), guide=guide, options=own, seed=seed)
+        # Before the work, not after it.
+        for some in (train_rows, held_out_rows):
+            if some is not None:
+                _gradable(pair, some)
+        rows = scaling.transform(dataset.rows) if stream is None else stream
+        fitted = fit_by_estimator(pair, rows, method=method, options=tuning, seed=seed, **training)
     _unscale_history(fitted.history, train_rows, scaling)
-    grades = _grades(pair, train_rows, held_out_rows, scaling)
+    grades = _grades(pair, train_rows, held_out_rows, scaling, method)
     metrics = {
         **_figures(*grades),
+        "method": method,
         "steps": fitted.steps,
         "seconds": fitted.seconds,
         "stopped": fitted.stopped,
+        "converged": fitted.converged,
+        "rows_left_out": len(train_rows) - grades[0].num_rows,
         "device": fitted.device,
         "pair": reference,
         "guide": pair.config["guide"],
@@ -168,7 +144,7 @@ def fit_run(
             "data": {**source.to_config(), "shape": list(dataset.rows.shape), "sha256": _digest(dataset.rows)},
             "features": None if dataset.feature_names is None else list(dataset.feature_names),
             "scaling": scaling.to_config(),
-            "training": {"seed": seed, **kept},
+            "training": {"seed": seed, **kept, "method": method, "batch_size": batch_size},
             "versions": {name: version(name) for name in _VERSIONED} | {"python": platform.python_version()},
         }
         artifact.save(out, pair, config=config, history=fitted.history, metrics=metrics, force=force)
@@ -198,14 +174,10 @@ def evaluate_run(
     Raises:
         PyroLvmError: The run or the data can't be read, or the data is not what the run was trained on.
     """
-    saved = artifact.load(run, spec=None if pair is None else catalogue.find(pair))
-    try:
-        recorded, trained = saved.config["data"], saved.config["training"]
-        own = DataSource.from_config(recorded | ({} if root is None else {"root": root}))
-        scaling = data.Scaling.from_config(saved.config["scaling"])
-        _ = recorded["sha256"], recorded["shape"], trained["seed"]
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(f"'{run}' is damaged: its configuration lacks {error}") from error
+    saved, own, scaling = read_run(run, pair=pair)
+    recorded, trained = saved.config["data"], saved.config["training"]
+    method = trained.get("method", "svi")
+    own = own if root is None else replace(own, root=root)
     dataset, _ = own.load(trained.get("batch_size", 256), trained["seed"])
     if _digest(dataset.rows) != recorded["sha256"]:
         raise ArtifactError(
@@ -229,9 +201,10 @@ def evaluate_run(
             )
     target = choose_device(device)
     # Parameters that appear when the pair first runs must do so before it moves to its device.
-    saved.pair.materialize(scaling.transform(train_rows[:2]))
+    some = train_rows if method == "svi" else _gradable(saved.pair, train_rows)
+    saved.pair.materialize(scaling.transform(some[:2]))
     saved.pair.to(target)
-    grades = _grades(saved.pair, train_rows, held_out_rows, scaling)
+    grades = _grades(saved.pair, train_rows, held_out_rows, scaling, method)
     metrics = {**saved.metrics, **_figures(*grades), "device": str(target)}
     return Run(saved.pair, dataset, scaling, *grades, metrics=metrics, artifact=saved)
 
@@ -262,22 +235,40 @@ def check_run(
         PyroLvmError: What was given can't be read or built.
     """
     if Path(reference).is_dir():
-        saved = artifact.load(reference, spec=None if pair is None else catalogue.find(pair))
+        saved, own, scaling = read_run(reference, pair=pair)
         built = saved.pair
-        try:
-            own = DataSource.from_config(saved.config["data"])
-            scaling = data.Scaling.from_config(saved.config["scaling"])
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(f"'{reference}' is damaged: its configuration lacks {error}") from error
         dataset, _ = (source or own).load(_CHECKED_ROWS, seed)
-        rows = scaling.transform(dataset.rows)
+        method = saved.config["training"].get("method", "svi")
+        rows = scaling.transform(dataset.rows if method == "svi" else _gradable(built, dataset.rows))
     else:
         dataset, _ = (source or DataSource()).load(_CHECKED_ROWS, seed)
         rows = data.Scaling.fit(dataset.rows, (source or DataSource()).scale).transform(dataset.rows)
-        built = catalogue.build(reference, facts_of(dataset), guide=guide, options=options, seed=seed)
+        spec = catalogue.find(reference)
+        guide = guide or spec.default_guide(missing=dataset.num_missing > 0)
+        built = catalogue.build(spec, facts_of(dataset), guide=guide, options=options, seed=seed)
         built.start(rows, torch.Generator().manual_seed(seed))
     num_rows = len(rows)
     return check_pair(built.model, built.guide, rows[:_CHECKED_ROWS], num_rows=num_rows, pair=built)
+
+
+def read_run(run: str | Path, *, pair: str | None = None) -> tuple[Artifact, DataSource, data.Scaling]:
+    """Read a run, where its rows came from, and how they were scaled.
+
+    Args:
+        run: The folder.
+        pair: The pair's file, ``FILE.py:MODEL,GUIDE``, where it was defined in one.
+
+    Raises:
+        PyroLvmError: The run can't be read, or its pair isn't at hand.
+    """
+    saved = artifact.load(run, spec=None if pair is None else catalogue.find(pair))
+    try:
+        source = DataSource.from_config(saved.config["data"])
+        scaling = data.Scaling.from_config(saved.config["scaling"])
+        _ = saved.config["data"]["sha256"], saved.config["data"]["shape"], saved.config["training"]["seed"]
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"'{run}' is damaged: its configuration lacks {error}") from error
+    return saved, source, scaling
 
 
 def facts_of(dataset: data.Dataset) -> dict[str, Any]:
@@ -287,15 +278,29 @@ def facts_of(dataset: data.Dataset) -> dict[str, Any]:
 
 
 def _grades(
-    pair: Pair, train_rows: Tensor, held_out_rows: Tensor | None, scaling: data.Scaling
+    pair: Pair, train_rows: Tensor, held_out_rows: Tensor | None, scaling: data.Scaling, method: str
 ) -> tuple[Grade, Grade | None]:
     """Grades in nats of the data's own units: log p(x) = log p(scaled x) - log of the scaling's Jacobian."""
     scaled = scaling.transform(train_rows)
-    training = _unscaled(grade(pair, scaled), train_rows, scaling)
-    if held_out_rows is None:
-        return training, None
-    held_out = grade(pair, scaling.transform(held_out_rows), train_rows=scaled)
-    return training, _unscaled(held_out, held_out_rows, scaling)
+
+    def graded(rows: Tensor) -> Grade:
+        rows = rows if method == "svi" else _gradable(pair, rows)
+        return _unscaled(grade(pair, scaling.transform(rows), train_rows=scaled), rows, scaling)
+
+    return graded(train_rows), None if held_out_rows is None else graded(held_out_rows)
+
+
+def _gradable(pair: Pair, rows: Tensor) -> Tensor:
+    """The rows that the guide can take: EM needs none, so that one for complete rows may go with rows that are not."""
+    if getattr(pair.guide, "accepts_missing", True):
+        return rows
+    complete = rows[~rows.isnan().any(1)]
+    if len(complete) == 0:
+        raise PairError(
+            f"all {len(rows)} rows have missing entries, which the guide {type(pair.guide).__name__} cannot take: none "
+            "is left to grade it on; use a guide that accepts missing entries"
+        )
+    return complete
 
 
 def _unscale_history(history: History, rows: Tensor, scaling: data.Scaling) -> None:
@@ -309,7 +314,7 @@ def _unscale_history(history: History, rows: Tensor, scaling: data.Scaling) -> N
 
 def _unscaled(graded: Grade, rows: Tensor, scaling: data.Scaling) -> Grade:
     shift = float(scaling.row_log_jacobian(rows).mean())
-    densities = ("elbo", "elbo_exact", "log_evidence", "log_evidence_ml")
+    densities = ("elbo", "elbo_exact", "log_evidence", "log_evidence_ml", "plug_in_evidence")
     values = {name: getattr(graded, name) for name in densities}
     return replace(graded, **{name: value - shift for name, value in values.items() if value is not None})
 

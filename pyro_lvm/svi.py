@@ -112,11 +112,11 @@ class SVI(pyro.infer.SVI):
         super().__init__(model, guide, optim, loss, **kwargs)
         self.trainable = trainable
 
-    def step(self, *args: Any, **kwargs: Any) -> float:
+    def step(self, *args: Any, **kwargs: Any) -> Any:
         """One gradient step.
 
         Returns:
-            The loss, minus the ELBO in nats.
+            The loss, minus the ELBO in nats; a tuple of them for an objective of several losses.
         """
         with ParamCapture() as captured:
             loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
@@ -124,4 +124,6 @@ class SVI(pyro.infer.SVI):
         self.optim([p for p in tensors if self.trainable is None or self.trainable(p)])
         for parameter in tensors:
             parameter.grad = None
+        if isinstance(loss, tuple):
+            return type(loss)(map(torch_item, loss))
         return float(torch_item(loss))

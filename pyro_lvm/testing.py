@@ -22,7 +22,7 @@ class PairContract:
     Attributes:
         allowed: Codes of findings that are accepted.
         num_rows: Rows N of the whole data set, where :meth:`make_rows` gives a batch of it.
-        elbo: The Pyro ELBO that the pair is trained with; None for ``Trace_ELBO``.
+        elbo: The Pyro ELBO that the pair is trained with; None for the one that it asks for, else ``Trace_ELBO``.
 
     Example:
         In ``test_my_pair.py``, for plain ``pytest``::

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyro
@@ -17,13 +17,14 @@ from torch import Tensor
 
 from pyro_lvm import checkpoint
 from pyro_lvm.batches import Batches
+from pyro_lvm.compiled import SVI, PolynomialAverage
 from pyro_lvm.elbo import elbo_draws
 from pyro_lvm.errors import PairError, TrainingError
 from pyro_lvm.history import History
 from pyro_lvm.pair import Pair
 from pyro_lvm.plate import feeding
 from pyro_lvm.progress import Reporter
-from pyro_lvm.svi import SVI, FusedOptim
+from pyro_lvm.svi import FusedOptim
 
 # Without a budget, rounds of twice the last one's length: all rounds together cost at most twice the one that was
 # needed, and each tells how much a longer one still gains.
@@ -75,6 +76,7 @@ class _Schedule:
     first: int
     lr: float
     watched: bool
+    bounded: bool
     t: int = 0
     window: list[float] = field(default_factory=list)
 
@@ -99,6 +101,7 @@ class Trainer:
         patience: int,
         callbacks: Sequence[Callback],
         after_step: Callable[[Trainer], None],
+        compile: bool | Literal["auto"] = "auto",
     ) -> None:
         self.pair = pair
         self.batches = batches
@@ -109,9 +112,11 @@ class Trainer:
         self.averaging = averaging
         self.callbacks = callbacks
         self.after_step = after_step
+        self.compile = compile
         self.history = History()
         self.step = 0
-        self.averaged: list[Tensor] = []
+        self.average: PolynomialAverage | None = None
+        self.svi: SVI | None = None
         self.trained: list[Tensor] = []
         self.optim = make_optim()
         self.schedule: _Schedule | None = None
@@ -168,11 +173,11 @@ class Trainer:
         """One fall of the learning rate over ``steps`` steps, averaging along the way; goes on with one under way."""
         if self.schedule is None:
             watched = early_stopping and self.validation is not None
-            self._begin(_Schedule(steps, self.step, self.lr, watched))
+            # Without a budget, another round follows the first unless the limit of steps comes before.
+            self._begin(_Schedule(steps, self.step, self.lr, watched, early_stopping or steps < self.length))
         s = self.schedule
         assert s is not None
-        svi = self._svi()
-        live = [p.detach() for p in self.trained]
+        svi = self._svi(s)
         record_every = max(1, s.steps // _RECORDS_PER_SCHEDULE)
         check_every = max(1, s.steps // _CHECKS_PER_SCHEDULE)
         good = self._snapshot()
@@ -181,8 +186,7 @@ class Trainer:
             while s.t < s.steps:
                 lr = s.lr * _FINAL_LR ** (s.t / s.steps)
                 self.optim.set_lr(lr)
-                # What Pyro checks at every step the first one has shown, and a loss that is not finite is noticed here.
-                with pyro.validation_enabled(pyro.settings.get("validate_poutine") and s.t == 0):
+                with self._validating(s):
                     loss = svi.step(self.batches.next())
                 if not math.isfinite(loss):
                     self._restore(good)
@@ -190,7 +194,6 @@ class Trainer:
                         f"the loss became {loss} at step {self.step + 1} (learning rate {lr:.3g}): the last good state "
                         "is kept; try a smaller lr, clip_norm, or look for a scale that goes to zero"
                     )
-                torch._foreach_lerp_(self.averaged, live, 9.0 / (s.t + 9.0))
                 self.step += 1
                 s.t += 1
                 s.window.append(-loss)
@@ -222,20 +225,37 @@ class Trainer:
         self.schedule = schedule
         self.optim = self.make_optim()
         self.optim.join(self.trained)
-        self.averaged = [p.detach().clone() for p in self.trained]
+        self.average = PolynomialAverage(self.trained) if self.averaging else None
         self.watch.reset()
 
-    def _svi(self) -> SVI:
-        chosen = {id(p) for p in self.trained}
-        # The loss a row, so that a clipped gradient or a printed loss means the same for any number of rows.
-        scale = 1.0 / self.batches.num_rows
-        return SVI(
-            poutine.scale(self.pair.run_model, scale),
-            poutine.scale(self.pair.run_guide, scale),
-            self.optim,
-            self.make_elbo(),
-            trainable=lambda tensor: id(tensor) in chosen,
+    def _svi(self, s: _Schedule) -> SVI:
+        if self.svi is None:
+            chosen = {id(p) for p in self.trained}
+            # The loss a row, so that a clipped gradient or a printed loss means the same for any number of rows.
+            scale = 1.0 / self.batches.num_rows
+            self.svi = SVI(
+                poutine.scale(self.pair.run_model, scale),
+                poutine.scale(self.pair.run_guide, scale),
+                self.optim,
+                self.make_elbo(),
+                trainable=lambda tensor: id(tensor) in chosen,
+                compile=self.compile,
+                ready=True,
+            )
+        # The same steps, on the momenta and averages of this schedule.
+        self.svi.optim, self.svi.average = self.optim, self.average
+        # What is planned depends on the schedule alone, never on where in it a training was taken up again.
+        self.svi.planned_steps = s.steps if s.bounded else max(s.steps, 3 * _FIRST_ROUND)
+        return self.svi
+
+    def _validating(self, s: _Schedule) -> AbstractContextManager[None]:
+        # What Pyro checks at every step the first one has shown, and a loss that is not finite is noticed by the loop.
+        if self.svi is not None and self.svi.explain().mode != "eager":
+            return nullcontext()
+        validating: AbstractContextManager[None] = pyro.validation_enabled(
+            pyro.settings.get("validate_poutine") and s.t == 0
         )
+        return validating
 
     def _record(self, s: _Schedule, lr: float, reporter: Reporter) -> bool:
         """Add a record to the history; True when a callback wants to stop."""
@@ -263,7 +283,8 @@ class Trainer:
         tensors, generators = checkpoint.random_state()
         tensors = {f"random.{name}": t for name, t in tensors.items()}
         tensors |= {f"pair.{name}": t for name, t in self.pair.state_dict().items()}
-        tensors |= {f"average.{i}": t for i, t in enumerate(self.averaged)}
+        if self.average is not None:
+            tensors |= {f"average.{i}": t for i, t in enumerate(self.average.averages)}
         tensors |= {f"batches.{name}": t for name, t in self.batches.state().items()}
         tensors |= {f"best.{name}": t for name, t in self.best_state.items()}
         tensors |= {f"watch.{name}": t for name, t in (self.watch.state or {}).items()}
@@ -290,7 +311,10 @@ class Trainer:
         device = self.pair.device
         self._restore(part("pair."))
         self._begin(_Schedule(**scalars["schedule"]))
-        self.averaged = [tensors[f"average.{i}"].to(device) for i in range(len(self.averaged))]
+        if self.average is not None:
+            for i, average in enumerate(self.average.averages):
+                average.copy_(tensors[f"average.{i}"])
+            self.average.count.fill_(scalars["schedule"]["t"])
         self.batches.restore(part("batches."))
         self.best_state = {name: t.to(device) for name, t in part("best.").items()}
         self.best = tensors["judged"]
@@ -312,9 +336,9 @@ class Trainer:
 
     def adopt_average(self) -> None:
         """Let the parameters be their average."""
-        if self.averaging and self.averaged:
+        if self.average is not None:
             with torch.no_grad():
-                for parameter, average in zip(self.trained, self.averaged, strict=True):
+                for parameter, average in zip(self.trained, self.average.averages, strict=True):
                     parameter.copy_(average)
 
     def _judge(self, x: Tensor) -> Tensor:
@@ -322,7 +346,7 @@ class Trainer:
         fewest, most = _JUDGED_DRAWS
         draws = min(most, max(fewest, _JUDGED_ENTRIES // max(1, x.numel())))
         with self.pair.evaluating():
-            return elbo_draws(self.pair, x, draws)
+            return elbo_draws(self.pair, x, draws, num_rows=self.batches.num_rows)
 
     def _snapshot(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self.pair.state_dict().items()}

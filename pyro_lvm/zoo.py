@@ -2,9 +2,10 @@
 
 from functools import partial
 
+from pyro_lvm import em
 from pyro_lvm.catalogue import PairSpec
-from pyro_lvm.guides import LinearGaussian
-from pyro_lvm.models import PPCA
+from pyro_lvm.guides import LinearGaussian, MixtureOfExperts, ProductOfExperts, SharedLoadings
+from pyro_lvm.models import PPCA, BayesianPCA, FactorAnalysis, MixturePPCA
 
 ppca = PairSpec(
     summary="probabilistic PCA: linear loadings, isotropic noise, an exact posterior to be graded against",
@@ -12,5 +13,27 @@ ppca = PairSpec(
     guides={
         "full": partial(LinearGaussian, covariance="full"),
         "diagonal": partial(LinearGaussian, covariance="diagonal"),
+        "experts": ProductOfExperts,
     },
+    estimator=em.PPCA,
+)
+
+factor_analysis = PairSpec(
+    summary="factor analysis: linear loadings, noise of each feature's own variance, an exact posterior",
+    model=FactorAnalysis,
+    guides={"experts": ProductOfExperts, "full": partial(LinearGaussian, covariance="full")},
+    estimator=em.FactorAnalysis,
+)
+
+mixture_ppca = PairSpec(
+    summary="mixture of probabilistic PCAs: several local linear maps, a discrete latent, an exact posterior",
+    model=MixturePPCA,
+    guides={"experts": MixtureOfExperts, "network": partial(MixtureOfExperts, assignment="network")},
+    estimator=em.MixturePPCA,
+)
+
+bayesian_pca = PairSpec(
+    summary="Bayesian PCA: latent loadings whose superfluous columns are switched off (automatic relevance)",
+    model=BayesianPCA,
+    guides={"shared": SharedLoadings},
 )

@@ -92,7 +92,7 @@ def test_list_names_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "list", "--json")
     assert code == 0
     listed = {p["name"]: p for p in json.loads(out)["pairs"]}
-    assert listed["ppca"]["guides"] == ["full", "diagonal"]
+    assert listed["ppca"]["guides"] == ["full", "diagonal", "experts"]
     assert listed["ppca"]["options"] == ["latent_dim"]
     assert "ppca" in run(capsys, "list")[1]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 
 from pyro_lvm import linear_gaussian
@@ -82,3 +83,46 @@ class TestPpcaDigits:
         assert 0 < table["gap"] < 1e-3
         assert 0 < table["kl"] < 2e-3
         assert abs(table["elbo"] - table["elbo_exact"]) < 5 * error_of(run.stdout)
+
+
+class TestMissingEntries:
+    def run(self, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(EXAMPLES / "missing_entries.py"), *arguments],
+            cwd=folder,
+            env=os.environ | {"MPLBACKEND": "Agg"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def test_intervals_hold_the_truth_as_often_as_they_say(self, tmp_path):
+        """It is the example's claim: of 90% intervals about nine in ten hold what was hidden."""
+        run = self.run(tmp_path)
+        assert run.returncode == 0, run.stderr
+        assert "Warning" not in run.stderr
+        covered = re.search(r"hold the truth in (\d+\.\d)% of (\d+) hidden", run.stdout)
+        assert covered is not None, run.stdout
+        assert 85 <= float(covered[1]) <= 95
+        errors = re.search(r"error: (\d\.\d+) standard deviations; column means: (\d\.\d+)", run.stdout)
+        assert errors is not None, run.stdout
+        assert float(errors[1]) < 0.75 * float(errors[2])
+        image = matplotlib.image.imread(tmp_path / "runs/examples/missing_entries.png")
+        assert np.ptp(image) > 0.5
+
+    def test_a_table_with_gaps_of_its_own_is_filled(self, tmp_path):
+        """Nobody's table but the example's would do otherwise; observed cells must come back as they were."""
+        root = os.environ.get("PYRO_LVM_DATA")
+        table = None if root is None else Path(root) / "airquality" / "airquality.csv"
+        if table is None or not table.exists():
+            pytest.skip("no airquality/airquality.csv under PYRO_LVM_DATA")
+        run = self.run(tmp_path, "--data", str(table), "--drop", "rownames,Day", "--log", "Ozone")
+        assert run.returncode == 0, run.stderr
+        covered = re.search(r"hold the truth in (\d+\.\d)%", run.stdout)
+        assert covered is not None, run.stdout
+        assert 85 <= float(covered[1]) <= 95
+        before, after = pd.read_csv(table), pd.read_csv(tmp_path / "runs/examples/missing_entries.csv")
+        assert after.notna().all().all()
+        for name in after.columns:
+            known = before[name].notna()
+            np.testing.assert_allclose(after[name][known], before[name][known])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_lvm import fit, grade
+from pyro_lvm import em, fit, grade
 from pyro_lvm.guides import LinearGaussian
 from pyro_lvm.models import PPCA
 from pyro_lvm.pair import Pair
@@ -80,12 +80,20 @@ def test_pair_that_knows_no_truth_gets_its_elbo_alone() -> None:
     assert graded.elbo_agrees is None
 
 
-def test_rows_with_holes_are_graded_without_the_closed_form(trained: Pair) -> None:
+def test_rows_with_holes_are_graded_against_the_maximum_that_em_finds(trained: Pair) -> None:
+    # Wrong: a fit to rows with holes would be judged by nothing, or by the maximum of other rows.
     holes = X.clone()
-    holes[0, 0] = torch.nan
+    holes[::3, 0] = torch.nan
+    best = em.PPCA(2, random_state=3).fit(holes.double().numpy())
     graded = grade(Pair(trained.model, trained.guide), X, train_rows=holes)
-    assert graded.log_evidence_ml is None
-    assert graded.log_evidence is not None
+    assert graded.log_evidence_ml == pytest.approx(best.score(X.double().numpy()), abs=1e-6)
+    assert graded.gap == pytest.approx(graded.log_evidence_ml - graded.log_evidence)  # type: ignore[operator]
+
+
+def test_posteriors_are_compared_in_parts_as_at_once(trained: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = grade(trained, X)
+    monkeypatch.setattr("pyro_lvm.grading._CHUNK_ENTRIES", 28)
+    assert grade(trained, X).kl_to_exact == pytest.approx(whole.kl_to_exact, abs=1e-12)
 
 
 def test_grading_changes_nothing(trained: Pair) -> None:

@@ -61,7 +61,8 @@ def check_pair(
         x: Rows: a tensor (rows, ...), an array, a table or a :class:`pyro_lvm.data.Dataset`; NaN where missing. A batch
             as in training, where ``num_rows`` is given.
         num_rows: Rows N of the whole data set; None where it isn't known or ``x`` is all of it.
-        elbo: The Pyro ELBO that the pair is to be trained with, or a class of one; None for ``Trace_ELBO``.
+        elbo: The Pyro ELBO that the pair is to be trained with, or a class of one; None for the one that
+            the pair asks for (:attr:`pyro_lvm.Pair.elbo`), else ``Trace_ELBO``.
         pair: The :class:`pyro_lvm.Pair` that the two are of, where there is one already.
         thorough: False leaves out what takes long: several seeds, single rows, dependence on rows, saving and loading.
 
@@ -94,6 +95,7 @@ def check_pair(
             if error is not None:
                 message = str(error) if isinstance(error, PairError) else f"building it raises {first_line(error)}"
                 return CheckResult((Finding("not-callable", "error", None, message),), "Pair", complete=False)
+        elbo = elbo if elbo is not None else pair.elbo
         for role, half in zip(ROLES, (pair.model, pair.guide), strict=True):
             findings.add(partial(check_signature, role, half))
         if findings.errors:

@@ -107,7 +107,7 @@ class Runner:
         with ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
-            stack.enter_context(_quiet("pyro.infer.elbo"))
+            stack.enter_context(quiet("pyro.infer.elbo"))
             stack.enter_context(poutine.block())
             stack.enter_context(feeding(self.num_rows))
             if validate is not None:
@@ -212,7 +212,8 @@ def _closing_plates() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
+def quiet(logger_name: str) -> Iterator[None]:
+    """Within the context a logger reports warnings and errors alone, as not the plates that an ELBO guesses."""
     logger = logging.getLogger(logger_name)
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -15,8 +15,8 @@ from pyro_lvm.data.dataset import Dataset, as_rows
 from pyro_lvm.data.text import read_text
 from pyro_lvm.errors import DataError
 
-_TEXT_ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
-FILE_ENDINGS = (*_TEXT_ENDINGS, ".parquet", ".npy", ".npz")
+TEXT_ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+FILE_ENDINGS = (*TEXT_ENDINGS, ".parquet", ".npy", ".npz")
 """Endings of the file names that :func:`read_file` knows."""
 
 _ROWS_KEYS = ("x", "X", "data")
@@ -63,16 +63,16 @@ def read_file(
     ending = ending_of(path.name)
     if ending is None:
         raise DataError(f"{path.name} has an ending that isn't known: expected one of {', '.join(FILE_ENDINGS)}")
-    if header is not None and ending not in _TEXT_ENDINGS:
+    if header is not None and ending not in TEXT_ENDINGS:
         raise DataError(f"header={header} was given for {path.name}: only text files have a header line; leave it away")
     chooses = bool(drop) or label is not None or features is not None
     labels: npt.NDArray[np.generic] | pd.Series | None = None
-    if ending in _TEXT_ENDINGS:
+    if ending in TEXT_ENDINGS:
         table = read_text(path, whitespace=ending.startswith(".txt"), header=header)
     elif ending == ".parquet":
-        table = named_columns(_read_parquet(path), name=path.name)
+        table = named_columns(read_parquet(path), name=path.name)
     else:
-        values, labels = _read_numpy(path)
+        values, labels = read_numpy(path)
         if not chooses:
             return _with_labels(as_rows(values, name=path.name), labels, path)
         if values.ndim != 2:
@@ -103,15 +103,30 @@ def _with_labels(dataset: Dataset, labels: "npt.NDArray[np.generic] | pd.Series 
     return dataclasses.replace(dataset, labels=codes, label_names=label_names, name=name)
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Read a Parquet file's table.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: for a file that isn't one.
+    """
     try:
         return pd.read_parquet(path)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise DataError(f"{path.name} can't be read as Parquet ({first_line(error)}): check the file") from error
 
 
-def _read_numpy(path: Path) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic] | None]:
-    """The array of rows in a file, and that of labels where there is one."""
+def read_numpy(path: Path) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic] | None]:
+    """Read the array of rows in a .npy or .npz file, and that of labels where there is one.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: for a file that holds no such array.
+    """
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):

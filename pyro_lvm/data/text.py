@@ -8,6 +8,7 @@ import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -17,6 +18,20 @@ from pyro_lvm.errors import DataError
 
 _WHITESPACE = r"\s+"
 _SAMPLE_RECORDS = 100
+
+
+class Verbatim(NamedTuple):
+    """A text file's cells as they are written.
+
+    Attributes:
+        cells: text; the columns bear the names that :func:`read_text` gives them.
+        header: the first line's cells, None where it is a row of data.
+        delimiter: between two cells; a blank where it is any number of them.
+    """
+
+    cells: pd.DataFrame
+    header: list[str] | None
+    delimiter: str
 
 
 def read_text(path: Path, *, whitespace: bool = False, header: bool | None = None) -> pd.DataFrame:
@@ -35,6 +50,27 @@ def read_text(path: Path, *, whitespace: bool = False, header: bool | None = Non
     Raises:
         DataError: for an empty, ragged, undecodable or damaged file, or one with two columns of the same name.
     """
+    return _read(path, whitespace, header).cells
+
+
+def read_verbatim(path: Path, *, whitespace: bool = False) -> Verbatim:
+    """Read a delimited text file as :func:`read_text` does, and leave every cell the text that it is.
+
+    Args:
+        path: the file; a name that ends in ``.gz`` is decompressed.
+        whitespace: whether columns may also be separated by runs of spaces.
+
+    Returns:
+        The cells, and what else it takes to write such a file.
+
+    Raises:
+        DataError: for an empty, ragged, undecodable or damaged file, or one with two columns of the same name.
+    """
+    return _read(path, whitespace, None, dtype=str, na_filter=False)
+
+
+def _read(path: Path, whitespace: bool, header: bool | None, **options: Any) -> Verbatim:
+    """Find out how a file is laid out and let pandas read it, with further options of ``read_csv``."""
     try:
         with _open(path) as handle:
             delimiter, sample = _sniff(handle, whitespace)
@@ -55,8 +91,10 @@ def read_text(path: Path, *, whitespace: bool = False, header: bool | None = Non
                 skipinitialspace=True,
                 low_memory=False,
                 quoting=csv.QUOTE_NONE if delimiter == _WHITESPACE else csv.QUOTE_MINIMAL,
+                **options,
             )
-            if table.iloc[:, -1].isna().any():
+            last = table.iloc[:, -1]
+            if (last.isna() | (last.astype(object) == "")).any():
                 # pandas refuses a row that is too long, but fills one that is too short with missing values.
                 _check_widths(_records(handle, delimiter), path.name)
     except UnicodeDecodeError as error:
@@ -69,7 +107,7 @@ def read_text(path: Path, *, whitespace: bool = False, header: bool | None = Non
         raise DataError(
             f"{path.name} has a header and no rows: expected rows of numbers below {names[0]!r}; check the file"
         )
-    return table
+    return Verbatim(table, list(sample[0]) if has_header else None, " " if delimiter == _WHITESPACE else delimiter)
 
 
 @contextlib.contextmanager

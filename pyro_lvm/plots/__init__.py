@@ -8,6 +8,7 @@ from pyro_lvm.plots.images import grid_layout
 from pyro_lvm.plots.latent import latent_map
 from pyro_lvm.plots.loadings import heatmap_size, loadings_heatmap, loadings_images
 from pyro_lvm.plots.reconstruction import reconstruction_scatter, reconstructions
+from pyro_lvm.plots.selection import selection_curve
 
 __all__ = [
     "elbo_curve",
@@ -18,4 +19,5 @@ __all__ = [
     "loadings_images",
     "reconstruction_scatter",
     "reconstructions",
+    "selection_curve",
 ]

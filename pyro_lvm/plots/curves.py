@@ -45,17 +45,19 @@ def elbo_curve(history: History, *, optimum: float | None = None, ax: Axes | Non
         raise DataError(f"optimum={optimum}: expected a finite number of nats a row, or None where it is not known")
     ax = own_axes(ax, (7.0, 4.3))
     offset = optimum or 0.0
+    # EM has no rate, and no noise to smooth away.
+    smoothed = len(steps) >= 2 * _SMOOTHING and history.to_frame()["lr"].notna().any()
     ax.plot(
         steps,
         elbo - offset,
         color=PALETTE[0],
         linewidth=1.0,
-        alpha=0.45 if len(steps) >= 2 * _SMOOTHING else 1.0,
+        alpha=0.45 if smoothed else 1.0,
         marker="o" if len(steps) < 3 else None,
         label="ELBO of the training rows (mean between records)",
     )
     restarts = _restarts(history)
-    if len(steps) >= 2 * _SMOOTHING:
+    if smoothed:
         ax.plot(
             steps,
             _running_median(elbo, np.searchsorted(restarts, steps)) - offset,
@@ -99,7 +101,7 @@ def elbo_curve(history: History, *, optimum: float | None = None, ax: Axes | Non
             zorder=0,
             label=None if number else "learning rate restarted",
         )
-    ax.set_xlabel("gradient steps")
+    ax.set_xlabel("steps")
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.grid(axis="y", color="0.92", linewidth=0.8)

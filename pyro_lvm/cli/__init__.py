@@ -1,0 +1,5 @@
+"""The command line: ``pyro-lvm list | check | fit | evaluate | impute | embed | select``."""
+
+from pyro_lvm.cli.application import app, main
+
+__all__ = ["app", "main"]

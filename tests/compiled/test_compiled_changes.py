@@ -1,0 +1,362 @@
+"""What is traced goes stale, can't be traced, or is taken up elsewhere: each is right, and said."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from torch.distributions import constraints
+
+from pyro_lvm import fit
+from pyro_lvm.compiled import SVI, PolynomialAverage
+from pyro_lvm.compiled.capture import Untraceable
+from pyro_lvm.compiled.tracing import trace
+from pyro_lvm.compiled.verification import Disagreement, verify_traced
+from pyro_lvm.errors import TrainingError
+from pyro_lvm.guides import LinearGaussian
+from pyro_lvm.models import PPCA
+from pyro_lvm.svi import SVI as EagerSVI
+from pyro_lvm.svi import FusedOptim
+
+X = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+
+
+def model(x: torch.Tensor, beta: Any = 1.0) -> None:
+    loc = pyro.param("loc", lambda: torch.zeros(4))
+    noise = pyro.param("noise", lambda: torch.tensor(1.0), constraint=constraints.positive)
+    with pyro.plate("data", len(x)):
+        with poutine.scale(scale=beta):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(loc + z[:, None], noise).to_event(1), obs=x)
+
+
+def guide(x: torch.Tensor, beta: Any = 1.0) -> None:
+    slope = pyro.param("slope", lambda: torch.zeros(4))
+    with pyro.plate("data", len(x)), poutine.scale(scale=beta):
+        pyro.sample("z", dist.Normal(x @ slope, 0.6))
+
+
+def adam() -> Any:
+    return pyro.optim.Adam({"lr": 0.05})
+
+
+def both(steps: Callable[[Any], list[float]], **options: Any) -> tuple[list[float], list[float], Any]:
+    """The losses of the same steps by eager Pyro and by the traced one."""
+    results = []
+    for kind, own in ((pyro.infer.SVI, {}), (SVI, options)):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(3)
+        svi = kind(model, guide, adam(), Trace_ELBO(), **own)
+        results.append(steps(svi))
+    return results[0], results[1], svi
+
+
+def test_shapes_strides_and_types() -> None:
+    # Wrong: a smaller last batch would crash, or be taken for a whole one.
+    wide = torch.randn(30, 8)
+    batches = [X, X[:7], X[7:], wide[:, ::2], X.T.contiguous().T, X, X[:1], wide[:, :4], X[:7]]
+
+    def steps(svi: Any) -> list[float]:
+        losses = [svi.step(batch) for batch in batches * 2]
+        # Back in another type: the parameters stay float32.
+        return [*losses, svi.step(X.double()), svi.step(X)]
+
+    expected, losses, svi = both(steps)
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert svi.explain().steps["traced"] == 2 * len(batches) + 1
+
+
+def test_python_values_among_the_arguments() -> None:
+    expected, losses, svi = both(lambda svi: [svi.step(X, beta=b) for b in (1.0, 0.5, 0.5, 1.0, 1, True, 0.25, 0.25)])
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert svi.explain().traced == 5
+
+
+def test_tensor_arguments_anneal_in_one_graph() -> None:
+    expected, losses, svi = both(lambda svi: [svi.step(X, torch.tensor(i / 20)) for i in range(20)])
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert svi.explain().traced == 1
+
+
+settings = {"beta": 1.0}
+temperature = 1.0
+
+
+def test_numbers_that_the_code_reads_by_name() -> None:
+    # Wrong: annealing by a Python number would stop at the first one.
+    global temperature
+    offset = 0.0
+
+    def outer(x: torch.Tensor) -> None:
+        model(x + offset, settings["beta"] * temperature)
+
+    def steps(svi: Any) -> list[float]:
+        global temperature
+        nonlocal offset
+        svi.model, svi.guide = outer, guide
+        losses = []
+        for i in range(12):
+            settings["beta"], temperature, offset = 1.0 - 0.1 * (i // 4), 1.0 + (i // 6), float(i // 9)
+            losses.append(svi.step(X))
+        settings["beta"], temperature, offset = 1.0, 1.0, 0.0
+        return losses
+
+    expected, losses, svi = both(steps)
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert "eager" not in svi.explain().mode
+
+
+def test_a_number_that_is_different_at_every_step_is_given_up() -> None:
+    counter = {"i": 0}
+
+    def annealed(x: torch.Tensor) -> None:
+        model(x, min(1.0, counter["i"] / 50))
+
+    def steps(svi: Any) -> list[float]:
+        svi.model = annealed
+        losses = []
+        for i in range(20):
+            counter["i"] = i
+            losses.append(svi.step(X))
+        return losses
+
+    with pytest.warns(UserWarning, match="'i' is different at every step: pass it as a tensor"):
+        expected, losses, svi = both(steps)
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_replaced_parameters_are_noticed() -> None:
+    # Wrong: after loading, training would go on with what was there before.
+    def steps(svi: Any) -> list[float]:
+        store = pyro.get_param_store()
+        losses = [svi.step(X) for _ in range(5)]
+        store["loc"] = torch.full((4,), 2.0)
+        losses += [svi.step(X) for _ in range(3)]
+        store._params["slope"].data = torch.ones(4)
+        losses += [svi.step(X) for _ in range(3)]
+        store._params["noise"].requires_grad_(False)
+        losses += [svi.step(X) for _ in range(3)]
+        store.set_state(store.get_state())
+        return losses + [svi.step(X) for _ in range(3)]
+
+    expected, losses, _ = both(steps)
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_can_not_be_seen_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Wrong: a stale graph would train on to the end.
+    hidden = [np.array(1.0)]
+
+    def odd(x: torch.Tensor) -> None:
+        model(x + float(hidden[0]))
+
+    monkeypatch.setattr("pyro_lvm.compiled.svi._VERIFY_EVERY", 10)
+    monkeypatch.setattr("pyro_lvm.compiled.svi._VERIFY_FIRST", 5)
+    svi = SVI(odd, guide, adam(), Trace_ELBO())
+    for _ in range(4):
+        svi.step(X)
+    hidden[0] = np.array(3.0)
+    with pytest.warns(UserWarning, match="no longer agreed with eager Pyro"):
+        for _ in range(8):
+            svi.step(X)
+    pyro.set_rng_seed(0)
+    expected = svi.evaluate_loss(X)
+    pyro.set_rng_seed(0)
+    assert svi.step(X) == pytest.approx(expected, rel=1e-4)
+
+
+def deciding(x: torch.Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
+    pyro.sample("x", dist.Normal(z if z > 0 else -z, 1.0), obs=x)
+
+
+def counting(x: torch.Tensor) -> None:
+    loc = pyro.param("loc", torch.zeros(()))
+    scale = float(np.random.uniform(1, 2))  # noqa: NPY002 - a person's model
+    z = pyro.sample("z", dist.Normal(loc, scale))
+    pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def reading(x: torch.Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
+    pyro.sample("x", dist.Normal(z * len(set(x.tolist())), 1.0), obs=x[0])
+
+
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [(deciding, "decides by a tensor's value"), (counting, "differs|the loss is"), (reading, r"Tensor\.tolist")],
+)
+def test_falling_back_leaves_everything_as_it_was(odd: Callable[..., None], why: str) -> None:
+    # Wrong: trying would change the noise, the parameters, or the optimizer.
+    def posterior(x: torch.Tensor) -> None:
+        pyro.sample("z", dist.Normal(pyro.param("q", torch.zeros(())), 1.0))
+
+    x = torch.tensor([1.0, 2.0, 2.0]) if odd is reading else torch.tensor(1.0)
+    results = []
+    for kind in (pyro.infer.SVI, SVI):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(3)
+        svi = kind(odd, posterior, adam(), Trace_ELBO())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            losses = [svi.step(x) for _ in range(10)]
+        results.append((losses, torch.rand(2).tolist(), np.random.rand()))  # noqa: NPY002
+    assert results[0] == results[1]
+    (warning,) = caught
+    assert "SVI goes on as eager Pyro" in str(warning.message)
+    assert svi.explain().steps == {"eager": 10}
+    assert pytest.importorskip("re").search(why, str(svi.explain()))
+
+
+def test_verification_can_fail() -> None:
+    # Wrong: a comparison that always agrees.
+    svi = EagerSVI(model, guide, adam(), Trace_ELBO())
+    svi.step(X)
+    traced = trace(svi.loss_and_grads, model, guide, (X,), {})
+    verify_traced(traced, svi.loss_and_grads, model, guide, (X,), {}, [X], 5)
+    node = next(n for n in traced.graph.graph.nodes if n.target is torch.ops.aten.mul.Tensor)
+    node.target = torch.ops.aten.add.Tensor
+    traced.graph.recompile()
+    with pytest.raises(Disagreement, match="differs by|the loss is"):
+        verify_traced(traced, svi.loss_and_grads, model, guide, (X,), {}, [X], 5)
+
+
+def test_a_gradient_that_vanishes_but_for_rounding_agrees() -> None:
+    # Wrong: a bias before batch normalization would send everybody back to eager Pyro.
+    net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1))
+
+    def normalized(x: torch.Tensor) -> None:
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(net(x).squeeze(-1), 0.6))
+
+    svi = SVI(model, normalized, adam(), Trace_ELBO())
+    for _ in range(5):
+        svi.step(X)
+    assert svi.explain().mode == "traced"
+
+
+def test_no_parameters_is_untraceable() -> None:
+    with pytest.raises(Untraceable, match="nothing to train"):
+        trace(Trace_ELBO().loss_and_grads, lambda x: None, lambda x: None, (X,), {})
+
+
+def test_without_a_compiler_the_graph_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr("torch._inductor.compile", broken)
+    with pytest.warns(UserWarning, match="traced but not compiled.*no C\\+\\+ compiler") as caught:
+        expected, losses, svi = both(lambda svi: [svi.step(X) for _ in range(10)], compile=True)
+    assert len(caught) == 1
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert svi.explain().steps == {"eager": 1, "traced": 9}
+
+
+def test_handlers_around_a_step_still_count() -> None:
+    def steps(svi: Any) -> list[float]:
+        losses = []
+        for i in range(6):
+            with poutine.scale(scale=0.1 if i % 2 else 1.0):
+                losses.append(svi.step(X))
+        return losses
+
+    expected, losses, _ = both(steps)
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_mode_continues_the_other() -> None:
+    # Wrong: momenta or step counts would start again when a run goes on elsewhere.
+    for make in (adam, lambda: pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.99})):
+        results = []
+        for modes in ((False,) * 4, (False, "auto", False, "auto")):
+            pyro.clear_param_store()
+            pyro.set_rng_seed(3)
+            optim = make()
+            losses = []
+            for mode in modes:
+                svi = SVI(model, guide, optim, Trace_ELBO(), compile=mode)
+                losses += [svi.step(X) for _ in range(10)]
+            results.append(losses)
+        assert results[1] == pytest.approx(results[0], rel=1e-5)
+
+
+def test_run_takes_batches_of_its_own_and_notices_nonsense() -> None:
+    x = torch.cat([X, X + 1.0])
+    svi = SVI(model, guide, adam(), Trace_ELBO())
+    losses = svi.run(300, x, batch_size=20)
+    assert losses.shape == (300,)
+    assert losses[-50:].mean() < losses[:50].mean()
+    bad = SVI(model, guide, pyro.optim.SGD({"lr": 1e30}), Trace_ELBO())
+    with pytest.raises(TrainingError, match="the loss is"):
+        bad.run(300, x)
+
+
+def test_averages_are_those_of_the_steps() -> None:
+    svi = SVI(model, guide, adam(), Trace_ELBO())
+    svi.step(X)
+    parameter = pyro.get_param_store()._params["loc"]
+    svi.average = PolynomialAverage([parameter])
+    expected = parameter.detach().clone()
+    for t in range(20):
+        svi.step(X)
+        expected += (9.0 / (t + 9.0)) * (parameter.detach() - expected)
+    assert torch.allclose(svi.average.averages[0], expected, atol=1e-6)
+
+
+def test_compiled_by_inductor() -> None:
+    # Wrong: only the graph was ever tested, and the machine code drops an update.
+    def steps(svi: Any) -> list[float]:
+        return [svi.step(X) for _ in range(100)]
+
+    expected, losses, svi = both(steps, compile=True)
+    assert svi.explain().steps == {"eager": 1, "compiled": 99}, str(svi.explain())
+    assert losses == pytest.approx(expected, rel=1e-5)
+    # The optimizer is another, of the same kind: no second compilation.
+    svi.optim = adam()
+    svi.step(X)
+    svi.step(X)
+    assert svi.explain().compiled == 1
+    # The state is Pyro's own, and eager Pyro goes on with it.
+    assert {float(s["state"][0]["step"]) for s in svi.optim.get_state().values()} == {2.0}
+
+
+@pytest.mark.parametrize("compile", [False, "auto"])
+def test_fit_is_the_same_in_either_mode(compile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Wrong: the default would be faster and another.
+    monkeypatch.setattr("pyro_lvm.compiled.policy._WORTH_TRACING", 1)
+    monkeypatch.setattr("pyro_lvm.compiled.svi.compile_step", lambda graph, inputs: graph)
+    results = []
+    for mode in (compile, True):
+        torch.manual_seed(0)
+        result = fit(PPCA(4, 2), LinearGaussian(4, 2), X, steps=150, batch_size=10, progress=False, compile=mode)
+        results.append(result.history.to_frame()["elbo"].to_numpy())
+    assert np.allclose(results[0], results[1], rtol=1e-4)
+
+
+def test_fused_state_that_is_loaded_is_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyro_lvm.compiled.svi.compile_step", lambda graph, inputs: graph)
+    results = []
+    for mode in (False, True):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(3)
+        optim = FusedOptim(torch.optim.Adam, {"lr": 0.05})
+        svi = SVI(model, guide, optim, Trace_ELBO(), compile=mode)
+        losses = [svi.step(X) for _ in range(5)]
+        state = torch.utils._pytree.tree_map(
+            lambda t: t.clone() if isinstance(t, torch.Tensor) else t, optim.get_state()
+        )
+        losses += [svi.step(X) for _ in range(5)]
+        optim.set_state(state)
+        losses += [svi.step(X) for _ in range(5)]
+        results.append(losses)
+    assert svi.explain().mode == "compiled"
+    assert results[1] == pytest.approx(results[0], rel=1e-5)

@@ -1,0 +1,189 @@
+"""A mixture of PPCAs as a pair: exact joint posterior, starts that keep every component, training against EM."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+from torch import Tensor
+
+from pyro_lvm import data, fit, grade
+from pyro_lvm.errors import DataError, PairError
+from pyro_lvm.guides import MixtureOfExperts
+from pyro_lvm.mixture_posterior import posterior_kl
+from pyro_lvm.models import PPCA, MixturePPCA
+from pyro_lvm.pair import Pair
+
+
+def curved(missing: float = 0.0, num_rows: int = 300) -> Tensor:
+    """A bent line in five dimensions: three straight pieces fit it, one doesn't."""
+    generator = torch.Generator().manual_seed(0)
+    angle = 3 * torch.rand(num_rows, generator=generator)
+    plane = torch.stack([angle.cos(), angle.sin()], 1)
+    x = plane @ torch.randn(2, 5, generator=generator) + 0.05 * torch.randn(num_rows, 5, generator=generator)
+    return (10 * x + 3).masked_fill(torch.rand(num_rows, 5, generator=generator) < missing, math.nan)
+
+
+def started(x: Tensor, **options: str) -> tuple[MixturePPCA, MixtureOfExperts]:
+    pair = Pair(MixturePPCA(5, 1, 3), MixtureOfExperts(5, 1, 3, **options))  # type: ignore[arg-type]
+    pair.start(x, torch.Generator().manual_seed(0))
+    return pair.model, pair.guide  # type: ignore[return-value]
+
+
+def brute_force(model: MixturePPCA, row: np.ndarray) -> np.ndarray:
+    """log pi_k + log p(x_observed | t = k) for each component."""
+    seen = ~np.isnan(row)
+    each = []
+    for k in range(model.num_components):
+        w, mu = model.loadings[k].detach().double().numpy(), model.means[k].detach().double().numpy()
+        covariance = w @ w.T + float(model.noise_variance[k].detach()) * np.eye(len(mu))
+        density = multivariate_normal(mu[seen], covariance[np.ix_(seen, seen)]).logpdf(row[seen]) if seen.any() else 0.0
+        each.append(math.log(float(model.weights[k].detach())) + density)
+    return np.array(each)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.4])
+def test_evidence_and_responsibilities_are_those_of_the_marginal_gaussians(missing: float) -> None:
+    # Wrong: the pair would be graded against the truth of another model.
+    x = curved(missing)
+    x[0] = math.nan if missing else x[0]
+    model, _ = started(x)
+    evidence, posterior = model.log_evidence(x), model.exact_posterior(x)
+    for n in range(20):
+        joint = brute_force(model, x[n].double().numpy())
+        assert float(evidence[n]) == pytest.approx(logsumexp(joint), abs=1e-8)
+        np.testing.assert_allclose(posterior.responsibilities[n], np.exp(joint - logsumexp(joint)), atol=1e-8)
+
+
+def test_the_pyro_density_is_evidence_times_joint_posterior() -> None:
+    # Wrong: what Pyro trains would not be what is graded.
+    x = curved()
+    model, _ = started(x)
+    z, t = torch.randn(300, 1), torch.arange(300) % 3
+    trace = poutine.trace(poutine.condition(model, {"z": z, "t": t})).get_trace(x)
+    joint = sum(trace.nodes[name]["fn"].log_prob(trace.nodes[name]["value"]) for name in ("t", "z", "x"))
+    posterior = model.exact_posterior(x)
+    given = torch.stack([q.log_prob(z.double()) for q in posterior.latents], 1)[torch.arange(300), t]
+    exact = model.log_evidence(x) + posterior.component.log_prob(t) + given
+    assert torch.allclose(joint.double().detach(), exact, rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.4])
+def test_the_guide_starts_as_the_models_joint_posterior(missing: float) -> None:
+    # Wrong: components would lose their rows in the first steps.
+    x = curved(missing).double()
+    model, guide = MixturePPCA(5, 1, 3).double(), MixtureOfExperts(5, 1, 3).double()
+    Pair(model, guide).start(x, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert float(posterior_kl(guide.encode(x), model.exact_posterior(x)).abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("estimator", "elbo"), [("enumerate", TraceEnum_ELBO), ("score", Trace_ELBO), ("baseline", TraceGraph_ELBO)]
+)
+def test_training_reaches_where_em_gets_from_the_same_start(estimator: str, elbo: type) -> None:
+    # Wrong: a discrete latent would train to less than the truth, or components would die.
+    x = curved()
+    model, guide = started(x, estimator=estimator)
+    assert Pair(model, guide).elbo is elbo
+    em = model.to_estimator().set_params(warm_start=True, tol=1e-8, max_iter=2000).fit(x.double().numpy())
+    pair = fit(model, guide, x, steps=1500, progress=False).pair
+    graded = grade(pair, x)
+    assert em.score(x.double().numpy()) - graded.log_evidence < 5e-3  # type: ignore[operator]
+    assert -1e-6 < graded.gap < 5e-3  # type: ignore[operator]
+    assert graded.kl_to_exact < 1e-2  # type: ignore[operator]
+    assert graded.elbo_agrees
+    assert float(model.weights.min()) > 0.1
+
+
+def test_training_with_holes_and_several_lines_beat_one() -> None:
+    # Wrong: what the mixture is for would not show.
+    x = curved(0.2)
+    model, guide = started(x)
+    graded = grade(fit(model, guide, x, steps=800, progress=False).pair, x)
+    assert -1e-6 < graded.gap < 2e-2  # type: ignore[operator]
+    assert graded.kl_to_exact < 2e-2  # type: ignore[operator]
+    one = PPCA(5, 1).maximum_likelihood(x).log_evidence(x).mean()
+    assert graded.log_evidence > float(one) + 0.5  # type: ignore[operator]
+
+
+def test_the_baseline_is_the_rows_evidence_at_the_exact_posterior() -> None:
+    # Wrong: it would take nothing from the score function's noise. Its part of the ELBO is 1 / B under `fit`.
+    x = curved(0.3)
+    model, guide = started(x, estimator="baseline")
+    site = poutine.trace(guide).get_trace(x).nodes["t"]
+    expected = model.log_evidence(x) / len(x)
+    assert torch.allclose(site["infer"]["baseline"]["baseline_value"].double(), expected, atol=1e-5)
+
+
+def test_a_network_starts_near_the_exact_assignment_and_trains() -> None:
+    x = curved(0.2)
+    model, guide = started(x, assignment="network")
+    with torch.no_grad():
+        assert float(posterior_kl(guide.encode(x), model.exact_posterior(x)).mean()) < 0.2
+    before = grade(Pair(model, guide), x)
+    after = grade(fit(model, guide, x, steps=500, lr=0.01, progress=False).pair, x)
+    assert after.elbo > before.elbo
+    assert float(model.weights.min()) > 0.1
+
+
+def test_start_follows_the_datas_unit_and_seed() -> None:
+    x = curved()
+    model, scaled = MixturePPCA(5, 1, 3), MixturePPCA(5, 1, 3)
+    model.start(x, torch.Generator().manual_seed(4))
+    scaled.start(1e4 * x - 1e6, torch.Generator().manual_seed(4))
+    assert torch.allclose(scaled.noise_scales, 1e4 * model.noise_scales, rtol=1e-2)
+    # 5 log 1e4 nats a row.
+    shift = model.log_evidence(x).mean() - scaled.log_evidence(1e4 * x - 1e6).mean()
+    assert float(shift) == pytest.approx(5 * math.log(1e4), abs=0.1)
+
+
+def test_to_an_estimator_and_back() -> None:
+    # Wrong: a run's imputation would come from another model than the one that was graded.
+    x = curved(0.3).double()
+    model = started(x.float())[0].double()
+    estimator = model.to_estimator()
+    np.testing.assert_allclose(estimator.score_samples(x.numpy()), model.log_evidence(x), atol=1e-9)
+    back = MixturePPCA.from_estimator(estimator, torch.float64)
+    np.testing.assert_allclose(back.log_evidence(x), model.log_evidence(x), atol=1e-9)
+    assert back.noise_floor == model.noise_floor
+
+
+def test_what_is_no_mixture_is_refused_in_one_line() -> None:
+    with pytest.raises(PairError, match="num_components=0: expected a whole number from 1 up"):
+        MixturePPCA(5, 1, 0)
+    with pytest.raises(PairError, match="latent_dim=5 with 5 features: a mixture of probabilistic PCAs needs"):
+        MixturePPCA(5, 5)
+    with pytest.raises(PairError, match="noise_floor=-1: expected a number between 0 and 1"):
+        MixturePPCA(5, 1, 2, noise_floor=-1)
+    with pytest.raises(PairError, match="estimator='pathwise': expected one of enumerate, score, baseline"):
+        MixtureOfExperts(5, 1, 2, "pathwise")  # type: ignore[arg-type]
+    with pytest.raises(PairError, match="assignment='tree': expected one of quadratic, network"):
+        MixtureOfExperts(5, 1, 2, assignment="tree")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="num_components=3 with 2 rows: expected at most one a row"):
+        MixturePPCA(5, 1, 3).start(torch.randn(2, 5))
+    with pytest.raises(PairError, match="PPCA has no weights, means, loadings, noise_variance"):
+        MixtureOfExperts(5, 1, 3).start(torch.randn(9, 5), PPCA(5, 1))
+    with pytest.raises(PairError, match=r"shape \(2, 5, 1\), the guide's \(3, 5, 1\)"):
+        MixtureOfExperts(5, 1, 3).match(MixturePPCA(5, 1, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("estimator", "steps", "gap"), [("enumerate", 8000, 1e-3), ("baseline", 16000, 2e-3)])
+def test_training_on_oil_flow(estimator: str, steps: int, gap: float) -> None:
+    root = os.environ.get("PYRO_LVM_DATA")
+    if root is None:
+        pytest.skip("PYRO_LVM_DATA names no folder with oil_flow/")
+    x = data.load("oil-flow", root=str(Path(root) / "oil_flow")).rows
+    model, guide = MixturePPCA(12, 2, 5), MixtureOfExperts(12, 2, 5, estimator=estimator)  # type: ignore[arg-type]
+    Pair(model, guide).start(x, torch.Generator().manual_seed(1))
+    em = model.to_estimator().set_params(warm_start=True, tol=1e-9, max_iter=3000).fit(x.double().numpy())
+    graded = grade(fit(model, guide, x, steps=steps, seed=1, progress=False).pair, x)
+    assert em.score(x.double().numpy()) - graded.log_evidence < gap  # type: ignore[operator]
+    assert float(model.weights.min()) > 0.02
