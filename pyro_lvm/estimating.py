@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,7 @@ from sklearn.base import clone
 from torch import Tensor
 
 from pyro_lvm.batches import StreamBatches
-from pyro_lvm.data import RowStream
+from pyro_lvm.data import Dataset, RowStream
 from pyro_lvm.errors import DataError, PairError, PyroLvmError, TrainingError
 from pyro_lvm.fitting import FitResult, choose_device, hold_out
 from pyro_lvm.history import History
@@ -27,6 +27,7 @@ def fit_by_estimator(
     *,
     method: Literal["em", "closed"] = "em",
     options: Mapping[str, Any] | None = None,
+    feature_names: Sequence[str] | None = None,
     steps: int | None = None,
     validation: float | None = None,
     device: str | torch.device = "auto",
@@ -40,6 +41,7 @@ def fit_by_estimator(
         rows: Training rows, shape (rows, D), NaN where missing; or a stream of them, read once for each step.
         method: ``"em"``, or ``"closed"`` for the closed form where the family has one.
         options: The estimator's options, of those in :data:`EM_OPTIONS`.
+        feature_names: What errors and warnings call the features of rows in memory; None for their numbers.
         steps: Steps of EM at most; None for the estimator's own limit.
         validation: The fraction of rows to hold out at random.
         device: Where EM computes; ``"auto"`` takes CUDA where there is one.
@@ -74,9 +76,14 @@ def fit_by_estimator(
     elif method == "closed":
         raise TrainingError(f"{type(estimator).__name__} has no closed form: use method 'em'")
     began = time.perf_counter()
-    streamed = isinstance(train_rows, RowStream)
+    if isinstance(train_rows, RowStream):
+        table: Any = _Sweeps(train_rows)
+    elif feature_names is not None:
+        table = Dataset(train_rows, feature_names=tuple(feature_names))
+    else:
+        table = train_rows
     try:
-        estimator.fit(_Sweeps(train_rows) if streamed else train_rows)
+        estimator.fit(table)
     except PyroLvmError:
         raise
     except ValueError as error:

@@ -119,7 +119,9 @@ def fit_run(
             if some is not None:
                 _gradable(pair, some)
         rows = scaling.transform(dataset.rows) if stream is None else stream
-        fitted = fit_by_estimator(pair, rows, method=method, options=tuning, seed=seed, **training)
+        fitted = fit_by_estimator(
+            pair, rows, method=method, options=tuning, feature_names=dataset.feature_names, seed=seed, **training
+        )
     _unscale_history(fitted.history, train_rows, scaling)
     grades = _grades(pair, train_rows, held_out_rows, scaling, method)
     metrics = {

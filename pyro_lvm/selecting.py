@@ -68,7 +68,7 @@ def select_size(
     try:
         curve = select(
             estimator,
-            scaling.transform(dataset.rows),
+            dataclasses.replace(dataset, rows=scaling.transform(dataset.rows)),
             candidates,
             parameter=parameter,
             criterion=criterion,
