@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,22 +57,55 @@ def elbo_draws(pair: Pair, x: Tensor, num_draws: int, *, num_rows: int | None = 
     return torch.stack([row_elbo(pair, x, num_rows=num_rows, seed=seed + draw).mean() for draw in range(num_draws)])
 
 
+@dataclass(frozen=True)
+class RowDraw:
+    """One draw of each row's latents from the guide, and what both halves say of it.
+
+    Attributes:
+        log_joint: log p(x, z) of each row, nats, shape (rows,), float64.
+        log_guide: log q(z | x) of each row, likewise.
+        model: Trace of the model at the draw.
+        guide: Trace of the guide.
+        summed_out: Names of the latents that ``log_joint`` has summed out, which the guide does not draw.
+    """
+
+    log_joint: Tensor
+    log_guide: Tensor
+    model: Any
+    guide: Any
+    summed_out: list[str]
+
+
+def draw_rows(pair: Pair, x: Tensor, total_rows: int) -> RowDraw:
+    """Draw each row's latents from the guide once, inside ``feeding(None)``: no plate may scale by another N.
+
+    Args:
+        pair: Any pair whose rows are independent given what they share.
+        x: Rows, shape (rows, ...).
+        total_rows: Rows N that share what is shared.
+
+    Raises:
+        PairError: A latent to be summed out is outside the plate over rows, or a plate is inside that.
+    """
+    guide = poutine.trace(pair.run_guide).get_trace(x)
+    model = poutine.trace(poutine.replay(pair.run_model, trace=guide)).get_trace(x)
+    summed = _summed_out(model, guide)
+    if summed:
+        summing = poutine.enum(poutine.replay(pair.run_model, trace=guide), first_available_dim=_FIRST_ENUMERATED)
+        model = poutine.trace(summing).get_trace(x)
+        log_joint = _summed_log_prob(model, len(x), total_rows, summed=_summed_out(model, guide))
+    else:
+        log_joint = _row_log_prob(model, len(x), total_rows)
+    return RowDraw(log_joint, _row_log_prob(guide, len(x), total_rows), model, guide, summed)
+
+
 def _chunk_elbo(pair: Pair, x: Tensor, num_particles: int, total_rows: int) -> Tensor:
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     # Each chunk is its own data set here: the scale N/B would multiply every row's terms.
     with feeding(None):
         for _ in range(num_particles):
-            guide = poutine.trace(pair.run_guide).get_trace(x)
-            model = poutine.trace(poutine.replay(pair.run_model, trace=guide)).get_trace(x)
-            if _summed_out(model, guide):
-                summing = poutine.enum(
-                    poutine.replay(pair.run_model, trace=guide), first_available_dim=_FIRST_ENUMERATED
-                )
-                model = poutine.trace(summing).get_trace(x)
-                value = _summed_log_prob(model, len(x), total_rows, summed=_summed_out(model, guide))
-            else:
-                value = _row_log_prob(model, len(x), total_rows)
-            total += value - _row_log_prob(guide, len(x), total_rows)
+            draw = draw_rows(pair, x, total_rows)
+            total += draw.log_joint - draw.log_guide
     return total / num_particles
 
 
@@ -95,7 +129,7 @@ def _summed_log_prob(trace: Any, num_rows: int, total_rows: int, *, summed: list
         if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
             continue
         log_prob = site["log_prob"].double()
-        frame = _row_frame(site["cond_indep_stack"], num_rows)
+        frame = row_frame(site["cond_indep_stack"], num_rows)
         others = [f.name for f in site["cond_indep_stack"] if f.vectorized and f is not frame]
         if frame is not None and frame.dim == -1 and not others:
             rows = rows.to(log_prob.device) + log_prob * (frame.size / (frame.full_size or frame.size))
@@ -112,10 +146,32 @@ def _summed_log_prob(trace: Any, num_rows: int, total_rows: int, *, summed: list
     return rows.reshape(-1, num_rows).logsumexp(0) + shared
 
 
-def _row_frame(stack: Any, num_rows: int) -> Any:
+def row_frame(stack: Any, num_rows: int) -> Any:
     """The plate over rows: the one called ``data``, else the innermost of the rows' size, else None."""
     over_rows = [frame for frame in stack if frame.vectorized and frame.size == num_rows]
     return max(over_rows, key=lambda frame: (frame.name == "data", frame.dim), default=None)
+
+
+def by_row(site: Any, terms: Tensor, num_rows: int, total_rows: int) -> Tensor:
+    """What a site's terms come to for each row, float64: those of its own, or 1/N of what all rows share.
+
+    Args:
+        site: The site, of a trace.
+        terms: A number for each of its draws: its log-density, or another, scaled as its plates scale.
+        num_rows: Rows of the trace.
+        total_rows: Rows N that share what is shared.
+
+    Returns:
+        Shape (rows,), or () for what is shared.
+    """
+    terms = terms.double()
+    rows = row_frame(site["cond_indep_stack"], num_rows)
+    if rows is None:
+        return terms.sum() / total_rows
+    shape = torch.broadcast_shapes(terms.shape, (num_rows,) + (1,) * (-rows.dim - 1))
+    own = terms.expand(shape).movedim(rows.dim, -1).reshape(-1, num_rows).sum(0)
+    # A plate that knows the whole data set's size scales each row by N/B.
+    return own * (rows.size / (rows.full_size or rows.size))
 
 
 def _row_log_prob(trace: Any, num_rows: int, total_rows: int) -> Tensor:
@@ -124,15 +180,7 @@ def _row_log_prob(trace: Any, num_rows: int, total_rows: int) -> Tensor:
     for site in trace.nodes.values():
         if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
             continue
-        log_prob = site["log_prob"].double()
-        rows = _row_frame(site["cond_indep_stack"], num_rows)
-        if rows is not None:
-            shape = torch.broadcast_shapes(log_prob.shape, (num_rows,) + (1,) * (-rows.dim - 1))
-            by_row = log_prob.expand(shape).movedim(rows.dim, -1).reshape(-1, num_rows).sum(0)
-            # A plate that knows the whole data set's size scales each row by N/B.
-            total = total + by_row * (rows.size / (rows.full_size or rows.size))
-        else:
-            total = total + log_prob.sum() / total_rows
+        total = total + by_row(site, site["log_prob"], num_rows, total_rows)
     if not isinstance(total, Tensor):
         return torch.zeros(num_rows, dtype=torch.float64)
     return total.expand(num_rows)

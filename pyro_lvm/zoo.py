@@ -4,8 +4,15 @@ from functools import partial
 
 from pyro_lvm import em
 from pyro_lvm.catalogue import PairSpec
-from pyro_lvm.guides import LinearGaussian, MixtureOfExperts, ProductOfExperts, SharedLoadings
-from pyro_lvm.models import PPCA, BayesianPCA, FactorAnalysis, MixturePPCA
+from pyro_lvm.guides import (
+    GaussianEncoder,
+    LinearGaussian,
+    MaskedGaussianEncoder,
+    MixtureOfExperts,
+    ProductOfExperts,
+    SharedLoadings,
+)
+from pyro_lvm.models import PPCA, VAE, BayesianPCA, FactorAnalysis, MixturePPCA
 
 ppca = PairSpec(
     summary="probabilistic PCA: linear loadings, isotropic noise, an exact posterior to be graded against",
@@ -36,4 +43,14 @@ bayesian_pca = PairSpec(
     summary="Bayesian PCA: latent loadings whose superfluous columns are switched off (automatic relevance)",
     model=BayesianPCA,
     guides={"shared": SharedLoadings},
+)
+
+vae = PairSpec(
+    summary="variational autoencoder: a network for the linear map, for images and tables; no exact posterior",
+    model=VAE,
+    guides={
+        "diagonal": partial(GaussianEncoder, covariance="diagonal"),
+        "full": partial(GaussianEncoder, covariance="full"),
+        "masked": MaskedGaussianEncoder,
+    },
 )

@@ -1,4 +1,4 @@
-"""The command line: ``pyro-lvm list | check | fit | evaluate | impute | embed | select``."""
+"""The command line: ``pyro-lvm list | check | fit | evaluate | impute | embed | select | gradients``."""
 
 from pyro_lvm.cli.application import app, main
 

@@ -10,6 +10,7 @@ import typer
 
 from pyro_lvm.cli.applying import embed_command, impute_command
 from pyro_lvm.cli.contract import check_command, list_pairs
+from pyro_lvm.cli.gradients import gradients_command
 from pyro_lvm.cli.selecting import select_command
 from pyro_lvm.cli.training import evaluate_command, fit_command
 from pyro_lvm.errors import PyroLvmError
@@ -33,6 +34,7 @@ app.command("evaluate")(evaluate_command)
 app.command("impute")(impute_command)
 app.command("embed")(embed_command)
 app.command("select")(select_command)
+app.command("gradients")(gradients_command)
 
 
 def main(arguments: list[str] | None = None) -> Never:

@@ -1,9 +1,9 @@
 """Running Pyro's own ``loss_and_grads`` without a Python number in it, so that it can be traced.
 
 Pyro's ELBOs turn tensors into Python numbers (``item``), look at values (``warn_if_nan``, the masks of ``Dice``) and
-call ``backward``. A :class:`torch.overrides.TorchFunctionMode` answers these few calls otherwise. It is of this thread and
-this block alone: nothing of Pyro or torch is replaced, and a person's own ELBO, a subclass or a loss function runs as
-it stands. Calls that a model or a guide makes itself are let through, and fail to trace if they read a value.
+call ``backward``. A :class:`torch.overrides.TorchFunctionMode` answers these few calls otherwise. It is of this thread
+and this block alone: nothing of Pyro or torch is replaced, and a person's own ELBO, a subclass or a loss function runs
+as it stands. Calls that a model or a guide makes itself are let through, and fail to trace if they read a value.
 
 Tried with Pyro 1.9.1 and 1.9.2; verification against eager Pyro guards what another version may change.
 """

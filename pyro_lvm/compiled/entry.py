@@ -85,8 +85,8 @@ class Entry:
             self._feed = feed
         if torch.get_default_dtype() is not self._dtype:
             return "the default dtype"
-        name = self._watch.changed()
-        return None if name is None else f"'{name}'"
+        seen = self._watch.changed()
+        return None if seen is None else f"'{seen}'"
 
     def bind(self, binding: Binding, average: PolynomialAverage | None) -> None:
         """Let the compiled step work on an optimizer's and an average's tensors."""

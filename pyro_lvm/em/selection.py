@@ -123,10 +123,16 @@ def select(
         return SelectionCurve(parameter, criterion, values, scores, (0.0,) * len(values), True)
 
     folds = _folds(x, n_folds, hidden_share, generator_of(random_state), reader._names)
+    names = getattr(reader, "feature_names_in_", None)
+
+    def named(rows: Array) -> Any:
+        """Rows that errors and warnings call by their columns' names."""
+        return rows if names is None else pd.DataFrame(rows, columns=names)
+
     measure: Callable[[BaseEstimator], tuple[float, float]] = {
-        "evidence": lambda model: _over(folds, lambda fold: model.fit(x[fold.train]).score(x[fold.test])),
-        "imputation": lambda model: _over(folds, lambda fold: _imputation_error(model, x, fold)),
-        "bic": lambda model: (_bic(model.fit(x), x), 0.0),
+        "evidence": lambda model: _over(folds, lambda fold: model.fit(named(x[fold.train])).score(named(x[fold.test]))),
+        "imputation": lambda model: _over(folds, lambda fold: _imputation_error(model, x, fold, named)),
+        "bic": lambda model: (_bic(model.fit(named(x)), named(x)), 0.0),
     }[criterion]
     results = []
     with Reporter(f"select {parameter}", enabled=verbose) as reporter, warnings.catch_warnings(record=True) as caught:
@@ -177,7 +183,7 @@ def _over(folds: list[_Fold], score: Callable[[_Fold], float]) -> tuple[float, f
     return float(np.mean(scores)), float(np.std(scores, ddof=1) / math.sqrt(len(scores)))
 
 
-def _imputation_error(model: Any, x: Array, fold: _Fold) -> float:
+def _imputation_error(model: Any, x: Array, fold: _Fold, named: Callable[[Array], Any]) -> float:
     variance = moments_of(torch.from_numpy(x[fold.train]), scatter=False).variances.numpy()
     scale = np.sqrt(np.where(variance > 0, variance, 1.0))
     test = np.where(fold.hidden, np.nan, x[fold.test])
@@ -186,11 +192,11 @@ def _imputation_error(model: Any, x: Array, fold: _Fold) -> float:
             f"no entry is hidden in a fold of {len(fold.test)} rows: expected one at least; choose fewer folds, or a "
             "larger hidden_share"
         )
-    errors = (model.fit(x[fold.train]).impute(test) - x[fold.test]) / scale
+    errors = (model.fit(named(x[fold.train])).impute(named(test)) - x[fold.test]) / scale
     return float(np.mean(errors[fold.hidden] ** 2))
 
 
-def _bic(model: Any, x: Array) -> float:
+def _bic(model: Any, x: Any) -> float:
     return float(-2 * model.score_samples(x).sum() + model._num_parameters() * math.log(len(x)))
 
 

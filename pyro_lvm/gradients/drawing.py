@@ -46,11 +46,11 @@ class Scored(TorchDistribution):
         """The same distribution for a larger batch."""
         return Scored(self.base_dist.expand(batch_shape))
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         """A draw without a gradient."""
         # A copy: a transform that knows its own output again answers with the input it came from, past the density's
         # dependence on the transform's parameters.
-        drawn: Tensor = self.base_dist.sample(sample_shape).detach().clone()
+        drawn: Tensor = self.base_dist.sample(torch.Size(sample_shape)).detach().clone()
         return drawn
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyro
-import torch
 from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import Tensor
@@ -32,7 +31,8 @@ class EstimatorSpec:
         summary: One line that says what it is.
         elbo: The Pyro objective that computes it.
         draws: What is drawn by the score function: ``"pathwise"`` nothing, ``"mixed"`` what can't be reparameterized,
-            ``"score"`` everything; ``"enumerated"`` sums over what is discrete and reparameterizes the rest.
+            ``"score"`` everything, ``"as it is"`` whatever comes; ``"enumerated"`` sums over what is discrete and
+            reparameterizes the rest.
         baseline: What is subtracted from the score function's learning signal.
         warm_up: Draws until its baseline has settled.
         bound: What it is the gradient of.
@@ -42,7 +42,7 @@ class EstimatorSpec:
     name: str
     summary: str
     elbo: type[ELBO]
-    draws: Literal["pathwise", "mixed", "score", "enumerated"]
+    draws: Literal["pathwise", "mixed", "score", "as it is", "enumerated"]
     baseline: Baseline = "none"
     warm_up: int = 1
     bound: Literal["ELBO", "importance-weighted bound"] = "ELBO"
@@ -79,9 +79,9 @@ ESTIMATORS: dict[str, EstimatorSpec] = {
         *_by_score("score", "score function (log-derivative trick) for every latent"),
         EstimatorSpec(
             "importance-weighted",
-            "gradient through the draws of the importance-weighted bound",
+            "the importance-weighted bound's, through the draw or by the score function as it comes",
             ImportanceWeightedELBO,
-            "pathwise",
+            "as it is",
             bound="importance-weighted bound",
             particles=5,
         ),

@@ -4,6 +4,7 @@ Nothing is shown and no style is changed; a figure is made only where no axes ar
 """
 
 from pyro_lvm.plots.curves import elbo_curve
+from pyro_lvm.plots.gradients import gradient_noise
 from pyro_lvm.plots.images import grid_layout
 from pyro_lvm.plots.latent import latent_map
 from pyro_lvm.plots.loadings import heatmap_size, loadings_heatmap, loadings_images
@@ -12,6 +13,7 @@ from pyro_lvm.plots.selection import selection_curve
 
 __all__ = [
     "elbo_curve",
+    "gradient_noise",
     "grid_layout",
     "heatmap_size",
     "latent_map",

@@ -93,7 +93,7 @@ def scored(infer: Callable[[], dict[str, Any]] = dict) -> Pair:
 def network_baseline() -> Pair:
     torch.manual_seed(3)
     net = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1))
-    model, plain = mixture()
+    model, _ = mixture()
 
     def guide(x: torch.Tensor) -> None:
         pyro.module("baseline", net)

@@ -18,14 +18,15 @@ from pyro_lvm.pair import Pair
 def planted(missing: float = 0.0, num_rows: int = 400) -> Tensor:
     """Three directions in ten dimensions, in units of 50 about 1000."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(num_rows, 3, generator=generator) @ torch.randn(3, 10, generator=generator)
+    w = torch.randn(3, 10, generator=generator)
+    x = torch.randn(num_rows, 3, generator=generator) @ w
     x = x + 0.6 * torch.randn(num_rows, 10, generator=generator)
     return (50 * x + 1000).masked_fill(torch.rand(num_rows, 10, generator=generator) < missing, math.nan)
 
 
 @pytest.fixture(scope="module")
 def trained() -> Pair:
-    return fit(BayesianPCA(10, 8), SharedLoadings(10, 8), planted(), steps=1500, progress=False).pair
+    return fit(BayesianPCA(10, 8), SharedLoadings(10, 8), planted(), steps=1000, progress=False).pair
 
 
 def test_columns_that_explain_nothing_are_switched_off(trained: Pair) -> None:
@@ -40,7 +41,7 @@ def test_columns_that_explain_nothing_are_switched_off(trained: Pair) -> None:
 
 
 def test_holes_leave_the_same_columns() -> None:
-    pair = fit(BayesianPCA(10, 6), SharedLoadings(10, 6), planted(0.2), steps=1200, progress=False).pair
+    pair = fit(BayesianPCA(10, 6), SharedLoadings(10, 6), planted(0.2), steps=500, progress=False).pair
     assert int(pair.guide.kept.sum()) == 3
 
 
@@ -52,21 +53,21 @@ def test_elbo_is_expected_evidence_given_loadings_less_what_they_cost(trained: P
         q_w, q_alpha = Normal(guide.loc, guide.scale), Gamma(guide.precision_shape, guide.precision_rate)
         prior = Gamma(torch.tensor(model.shape), torch.tensor(model.rate))
         values = []
-        for _ in range(300):
+        for _ in range(200):
             w, alpha = q_w.sample(), q_alpha.sample()
             cost = (
                 kl_divergence(q_w, Normal(torch.zeros(()), alpha.rsqrt())).sum() + kl_divergence(q_alpha, prior).sum()
             )
             values.append(float(model.plug_in_evidence(x, {"W": w}).mean()) - float(cost) / len(x))
         expected = torch.tensor(values)
-        elbos = torch.stack([row_elbo(trained, x, seed=s).mean() for s in range(100)])
-    error = math.hypot(float(expected.std()) / 300**0.5, float(elbos.std()) / 100**0.5)
+        elbos = torch.stack([row_elbo(trained, x, seed=s).mean() for s in range(60)])
+    error = math.hypot(float(expected.std()) / 200**0.5, float(elbos.std()) / 60**0.5)
     # z is as good as exact: what it lacks is in the tolerance.
     assert float(elbos.mean()) == pytest.approx(float(expected.mean()), abs=4 * error + 5e-3)
 
 
 def test_held_out_rows_are_graded_by_a_plug_in_evidence_that_says_so(trained: Pair) -> None:
-    x = planted(num_rows=600)[400:]
+    x = planted(num_rows=700)[400:]
     graded = grade(trained, x, train_rows=planted())
     assert graded.log_evidence is None
     assert graded.gap is None
