@@ -103,7 +103,7 @@ class MixtureOfExperts(PairModule):
     def forward(self, x: Tensor) -> None:
         """The joint posterior of component and latents of a batch of rows, shape (rows, D), NaN where missing."""
         logits, loc, scale_tril, evidence = self._infer(x)
-        infer: dict[str, Any] = {}
+        infer: Any = {}
         if self.estimator == "enumerate":
             infer["enumerate"] = "parallel"
         elif self.estimator == "baseline":

@@ -13,10 +13,8 @@ from torch.distributions import constraints
 
 from pyro_lvm.errors import PairError
 from pyro_lvm.gaussian_product import gaussian_product
-from pyro_lvm.modules import PairModule, feature_units
+from pyro_lvm.modules import PairModule, feature_units, principal_start
 from pyro_lvm.plate import data_plate, observed_entries
-
-_LEAST_SCALE = 1e-3
 
 
 class SharedLoadings(PairModule):
@@ -106,25 +104,18 @@ class SharedLoadings(PairModule):
         """
         origin, units = feature_units(x)
         unit = units.square().mean().sqrt()
-        filled = ((x.double() - origin) / unit).nan_to_num(0.0)
-        values, vectors = torch.linalg.eigh(filled.mT @ filled / len(filled))
-        latent_dim = self.loc.shape[1]
-        rest = values[:-latent_dim].mean()
-        variances = (values - rest).clamp(min=_LEAST_SCALE**2).flip(0)[:latent_dim]
-        loadings = vectors.flip(1)[:, :latent_dim] * variances.sqrt()
-        # What N rows leave uncertain, had they no noise but the rest.
-        scale = (rest.clamp(min=_LEAST_SCALE**2) / len(x)).sqrt()
+        loadings, rest = principal_start((x.double() - origin) / unit, self.loc.shape[1])
+        # What N rows leave uncertain about a loading.
+        variance = rest / len(x)
+        square = loadings.square().sum(0) + len(loadings) * variance
         with torch.no_grad():
             self.origin.copy_(origin)
             self.unit.copy_(unit)
             self.loc.copy_(loadings)
             self.centre.zero_()
-        self.scale = torch.full_like(self.scale, float(scale))
-        square = loadings.square().sum(0) + len(loadings) * scale**2
+            self.log_precision.copy_(-rest.log())
+            self.log_gain.copy_(-rest.log())
+        self.scale = torch.full_like(self.scale, float(variance.sqrt()))
         self.precision_shape = torch.full_like(self.precision_shape, 0.5 * len(loadings))
         self.precision_rate = (0.5 * square).to(self.precision_rate)
-        noise = 0.25
-        with torch.no_grad():
-            self.log_precision.fill_(-torch.tensor(noise).log())
-            self.log_gain.copy_(self.log_precision)
         self.started.fill_(True)

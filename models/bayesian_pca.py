@@ -14,7 +14,7 @@ from torch.distributions import constraints
 
 from pyro_lvm import linear_gaussian
 from pyro_lvm.errors import PairError
-from pyro_lvm.modules import PairModule, feature_units
+from pyro_lvm.modules import PairModule, feature_units, principal_start
 from pyro_lvm.plate import data_plate, observe
 
 
@@ -98,7 +98,9 @@ class BayesianPCA(PairModule):
         return Normal(z @ (self.unit * w).mT + self.mean, self.noise_scale)
 
     def start(self, x: Tensor, generator: torch.Generator | None = None) -> None:
-        """Start from data: mean and scale of the rows.
+        """Start from data: mean and scale of the rows, and the noise that ``latent_dim`` principal axes leave.
+
+        With more noise than that, columns that are borne out would be switched off before it has fallen.
 
         Args:
             x: Rows, shape (rows, D), NaN where missing.
@@ -108,11 +110,13 @@ class BayesianPCA(PairModule):
             DataError: A feature has no observed entry.
         """
         origin, units = feature_units(x)
+        unit = units.square().mean().sqrt()
+        _, rest = principal_start((x.double() - origin) / unit, self.latent_dim)
         with torch.no_grad():
             self.origin.copy_(origin)
-            self.unit.copy_(units.square().mean().sqrt())
+            self.unit.copy_(unit)
             self.relative_mean.zero_()
-        self.relative_noise_scale = torch.full_like(self.relative_noise_scale, 0.5)
+        self.relative_noise_scale = rest.sqrt().to(self.relative_noise_scale)
         self.started.fill_(True)
 
     def plug_in_evidence(self, x: Tensor, shared: Mapping[str, Tensor]) -> Tensor:

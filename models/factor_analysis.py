@@ -161,7 +161,8 @@ class FactorAnalysis(PairModule):
         loadings, mean, noise = (
             torch.from_numpy(value) for value in (estimator.loadings_, estimator.mean_, estimator.noise_variance_)
         )
-        model = cls(*loadings.shape, noise_floor=estimator.noise_floor).to(dtype=dtype)
+        data_dim, latent_dim = loadings.shape
+        model = cls(data_dim, latent_dim, estimator.noise_floor).to(dtype=dtype)
         # Not so large that a noise variance at the estimator's floor would be below the model's.
         unit = torch.minimum(loadings.square().sum(1) + noise, noise / estimator.noise_floor).sqrt()
         with torch.no_grad():

@@ -14,11 +14,8 @@ from torch.distributions import MultivariateNormal, constraints
 
 from pyro_lvm import em, linear_gaussian
 from pyro_lvm.errors import PairError
-from pyro_lvm.modules import PairModule
+from pyro_lvm.modules import PairModule, feature_units, units_of
 from pyro_lvm.plate import data_plate, observe
-
-# Of the features' root mean variance.
-_SMALLEST_UNIT = 1e-3
 
 
 class PPCA(PairModule):
@@ -103,25 +100,20 @@ class PPCA(PairModule):
         Args:
             x: Rows, shape (rows, D), NaN where missing.
             generator: Source of the random loadings.
+
+        Raises:
+            DataError: A feature has no observed entry.
         """
-        rows = x.double()
-        origin = torch.nanmean(rows, 0)
-        self._relate_to(origin, torch.nanmean((rows - origin) ** 2, 0))
+        origin, unit = feature_units(x)
         with torch.no_grad():
+            self.origin.copy_(origin)
+            self.unit.copy_(unit)
             draws = torch.randn(self.relative_loadings.shape, generator=generator)
             # Large random loadings start with the data explained by the wrong directions, and stay there for long.
             self.relative_loadings.copy_(0.1 * draws)
             self.relative_mean.zero_()
         self.relative_noise_scale = torch.ones_like(self.relative_noise_scale)
         self.started.fill_(True)
-
-    def _relate_to(self, origin: Tensor, variance: Tensor) -> None:
-        """Set what the parameters are relative to, from each feature's mean and variance."""
-        # A feature that hardly varies gets room to, should the rows to come vary more.
-        unit = variance.clamp(min=_SMALLEST_UNIT**2 * float(variance.mean())).sqrt()
-        with torch.no_grad():
-            self.origin.copy_(origin)
-            self.unit.copy_(torch.where(unit > 0, unit, 1.0))
 
     @classmethod
     def from_estimator(cls, estimator: em.PPCA, dtype: torch.dtype = torch.float32) -> PPCA:
@@ -141,8 +133,9 @@ class PPCA(PairModule):
         loadings = torch.from_numpy(estimator.loadings_)
         noise_variance = float(estimator.noise_variance_)
         model = cls(*loadings.shape).to(dtype=dtype)
-        model._relate_to(torch.from_numpy(estimator.mean_), loadings.square().sum(1) + noise_variance)
         with torch.no_grad():
+            model.origin.copy_(torch.from_numpy(estimator.mean_))
+            model.unit.copy_(units_of(loadings.square().sum(1) + noise_variance))
             unit = model.unit.double()
             model.relative_loadings.copy_(loadings / unit[:, None])
             noise_scale = math.sqrt(noise_variance) / unit.square().mean().sqrt()

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pyro_lvm.data import RowStream
+from pyro_lvm.data import GreyRows, RowStream, redraw
 
 # Rows of a stream that are kept in memory to start from and to judge by.
 _SAMPLE_ROWS = 10_000
@@ -81,6 +81,34 @@ class RowBatches:
         self._position = int(state["position"])
 
 
+class RedrawnBatches:
+    """Batches of grey rows in memory, whose zeros and ones are drawn anew each time.
+
+    Args:
+        rows: The grey rows.
+        batch_size: Rows a batch.
+        device: Where the batches are wanted.
+    """
+
+    def __init__(self, rows: GreyRows, batch_size: int, device: torch.device) -> None:
+        self._grey = RowBatches(rows.intensities.to(device), batch_size)
+        self.sample = rows.fixed.to(device)
+        self.num_rows, self.batch_size = self._grey.num_rows, self._grey.batch_size
+        self.complete = self._grey.complete
+
+    def next(self) -> Tensor:
+        """The next batch, shape (batch_size, data_dim)."""
+        return redraw(self._grey.next())
+
+    def state(self) -> dict[str, Tensor]:
+        """Where the source is; the draws go on from PyTorch's random state."""
+        return self._grey.state()
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go to where a source of the same rows was."""
+        self._grey.restore(state)
+
+
 class StreamBatches:
     """Batches of a file that need not fit in memory.
 
@@ -125,7 +153,9 @@ class StreamBatches:
 
 
 def make_batches(rows: Any, batch_size: int, device: torch.device) -> Batches:
-    """The source for rows in memory or a stream."""
+    """The source for rows in memory, grey rows or a stream."""
+    if isinstance(rows, GreyRows):
+        return RedrawnBatches(rows, batch_size, device)
     if isinstance(rows, RowStream):
         return StreamBatches(rows, device)
     return RowBatches(rows.to(device), batch_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,12 +50,18 @@ def row_elbo(pair: Pair, x: Tensor, num_particles: int = 1, *, num_rows: int | N
         return torch.cat([_chunk_elbo(pair, chunk, num_particles, total_rows) for chunk in x.split(chunk_rows)])
 
 
-def elbo_draws(pair: Pair, x: Tensor, num_draws: int, *, num_rows: int | None = None, seed: int = 0) -> Tensor:
+def elbo_draws(
+    pair: Pair, x: Tensor, num_draws: int, *, num_rows: int | None = None, seed: int = 0, importance: int = 1
+) -> Tensor:
     """The rows' mean ELBO for each of several independent draws, in nats a row, shape (num_draws,), float64.
 
-    Their mean estimates the rows' ELBO and their spread its Monte Carlo error, for these rows.
+    Their mean estimates the rows' ELBO and their spread its Monte Carlo error, for these rows. With ``importance``
+    above 1 it is the importance-weighted bound of so many draws each
+    (:class:`pyro_lvm.importance.ImportanceWeightedELBO`).
     """
-    return torch.stack([row_elbo(pair, x, num_rows=num_rows, seed=seed + draw).mean() for draw in range(num_draws)])
+    draws = [row_elbo(pair, x, num_rows=num_rows, seed=seed + draw) for draw in range(num_draws * importance)]
+    weighted = torch.stack(draws).unflatten(0, (num_draws, importance)).logsumexp(1) - math.log(importance)
+    return weighted.mean(1)
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,8 @@ def _summed_log_prob(trace: Any, num_rows: int, total_rows: int, *, summed: list
         else:
             shared = shared.to(log_prob.device) + log_prob / total_rows
     # All dimensions but the rows' are values of latents.
-    return rows.reshape(-1, num_rows).logsumexp(0) + shared
+    summed_over: Tensor = rows.reshape(-1, num_rows).logsumexp(0)
+    return summed_over + shared
 
 
 def row_frame(stack: Any, num_rows: int) -> Any:
@@ -169,9 +177,10 @@ def by_row(site: Any, terms: Tensor, num_rows: int, total_rows: int) -> Tensor:
     if rows is None:
         return terms.sum() / total_rows
     shape = torch.broadcast_shapes(terms.shape, (num_rows,) + (1,) * (-rows.dim - 1))
-    own = terms.expand(shape).movedim(rows.dim, -1).reshape(-1, num_rows).sum(0)
+    own: Tensor = terms.expand(shape).movedim(rows.dim, -1).reshape(-1, num_rows).sum(0)
     # A plate that knows the whole data set's size scales each row by N/B.
-    return own * (rows.size / (rows.full_size or rows.size))
+    own = own * (rows.size / (rows.full_size or rows.size))
+    return own
 
 
 def _row_log_prob(trace: Any, num_rows: int, total_rows: int) -> Tensor:

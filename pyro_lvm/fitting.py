@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,16 +23,18 @@ from pyro_lvm import checkpoint as checkpoints
 from pyro_lvm.batches import make_batches
 from pyro_lvm.checking import quick_check
 from pyro_lvm.checking.running import quiet
-from pyro_lvm.data import RowStream, as_rows
+from pyro_lvm.data import GreyRows, RowStream, as_rows
 from pyro_lvm.errors import DataError, TrainingError
 from pyro_lvm.history import History
 from pyro_lvm.pair import Half, Pair, refuse_holes
 from pyro_lvm.progress import Reporter
 from pyro_lvm.seeding import seeded
 from pyro_lvm.svi import FusedOptim
+from pyro_lvm.tempering import TemperedELBO
 from pyro_lvm.training import Callback, Trainer
 
 _DEFAULT_LR = 0.01
+_DEFAULT_TOLERANCE = 1e-3
 # Multiplications a step below which a second thread costs more than it brings, and much more where cores are shared.
 _ONE_THREAD_WORK = 20_000_000
 
@@ -85,7 +88,7 @@ def fit(
     averaging: bool = True,
     validation: float | Tensor | None = None,
     patience: int = 5,
-    tolerance: float = 1e-3,
+    tolerance: float | None = None,
     max_steps: int = 200_000,
     start: bool = True,
     device: str | torch.device = "auto",
@@ -110,7 +113,8 @@ def fit(
         model: ``model(x)``; see :class:`pyro_lvm.Pair`.
         guide: ``guide(x)``.
         data: Rows: a tensor (rows, ...), an array, a table, a :class:`pyro_lvm.data.Dataset`, or a
-            :class:`pyro_lvm.data.RowStream` of a file that need not fit in memory; NaN where missing.
+            :class:`pyro_lvm.data.RowStream` of a file that need not fit in memory, or :class:`pyro_lvm.data.GreyRows`
+            to be binarized anew in each batch; NaN where missing.
         steps: Budget in gradient steps.
         epochs: Budget in passes over the rows, instead of ``steps``.
         batch_size: Rows a step; all of them where there are fewer.
@@ -126,7 +130,8 @@ def fit(
         validation: Held-out rows, or the fraction to hold out at random; training stops early once their ELBO has
             worsened, and the best parameters are kept.
         patience: Checks without gain on the validation rows that end a budget early; twenty are made.
-        tolerance: Nats a row that a further round would have to gain, where there is no budget.
+        tolerance: Nats a row that a further round would have to gain, where there is no budget; None for the model's
+            ``tolerance``, else 0.001.
         max_steps: Limit where there is no budget.
         start: Give what is trained and has not been started a start from data (:meth:`pyro_lvm.Pair.start`).
         device: ``"auto"`` takes CUDA where there is one.
@@ -160,11 +165,13 @@ def fit(
         >>> result.stopped
         'budget'
     """
+    if tolerance is None:
+        tolerance = float(getattr(pair.model if pair is not None else model, "tolerance", _DEFAULT_TOLERANCE))
     _check_options(steps, epochs, batch_size, lr, particles, train, tolerance, max_steps, patience, compile)
     if resume and checkpoint is None:
         raise TrainingError("resume needs the checkpoint to resume from: give checkpoint=PATH")
     target = choose_device(device)
-    rows = data if isinstance(data, RowStream) else _to_tensor(data)
+    rows = data if isinstance(data, (RowStream, GreyRows)) else _to_tensor(data)
     train_rows, validation_rows, held_out = hold_out(rows, validation, seed)
     pair = pair if pair is not None else Pair(model, guide)
     elbo = elbo if elbo is not None else pair.elbo
@@ -176,6 +183,7 @@ def fit(
         "rows": [batches.num_rows, *batches.sample.shape[1:]],
         "sample": hashlib.sha256(batches.sample.cpu().contiguous().numpy().tobytes()).hexdigest(),
         "elbo": None if elbo is None else (elbo if isinstance(elbo, type) else type(elbo)).__name__,
+        "tempering": elbo.options() if isinstance(elbo, TemperedELBO) else None,
         "steps": steps,
         "epochs": epochs,
         "batch_size": batches.batch_size,
@@ -207,6 +215,8 @@ def fit(
     began = time.perf_counter()
     if epochs is not None:
         steps = max(1, round(epochs * max(1, batches.num_rows // batches.batch_size)))
+    if isinstance(elbo, TemperedELBO):
+        _check_tempering(elbo, steps)
     with seeded(seed), Reporter("fitting", enabled=progress) as reporter:
         # On the CPU first: parameters that appear when the pair first runs must do so before it moves to its device.
         pair.to("cpu")
@@ -305,6 +315,20 @@ def _check_options(
             raise TrainingError(f"{name}={value}: expected a positive number")
 
 
+def _check_tempering(elbo: TemperedELBO, steps: int | None) -> None:
+    if steps is None:
+        raise TrainingError(
+            "a tempered ELBO needs a budget: convergence is judged by the ELBO, which is not what it trains; give "
+            "steps or epochs"
+        )
+    if elbo.warmup_steps > steps:
+        warnings.warn(
+            f"the warm-up of {elbo.warmup_steps} steps outlasts training, {steps} steps: the KL terms never get their "
+            f"whole weight, and the guide stays too narrow; train longer, or warm up for fewer than {steps}",
+            stacklevel=3,
+        )
+
+
 def choose_device(device: str | torch.device) -> torch.device:
     """The device of a name; ``"auto"`` takes CUDA where there is one.
 
@@ -371,7 +395,11 @@ def hold_out(
     order = np.random.default_rng(seed).permutation(len(rows))
     held_out = np.sort(order[:count])
     kept = np.sort(order[count:])
-    return rows[torch.from_numpy(kept)], rows[torch.from_numpy(held_out)], held_out
+    validation_rows = rows[torch.from_numpy(held_out)]
+    if isinstance(validation_rows, GreyRows):
+        # Looked at again and again: always the same draw.
+        validation_rows = validation_rows.fixed
+    return rows[torch.from_numpy(kept)], validation_rows, held_out
 
 
 def _fresh_elbo(elbo: ELBO | type[ELBO] | None, particles: int) -> ELBO:

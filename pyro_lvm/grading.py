@@ -124,8 +124,9 @@ def grade(pair: Pair, x: Tensor, *, train_rows: Tensor | None = None, seed: int 
                 figures["elbo_exact"] = figures["log_evidence"] - kl
         if isinstance(model, HasPlugInEvidence) and isinstance(pair.guide, SharesLatents):
             figures["plug_in_evidence"] = float(model.plug_in_evidence(x, pair.guide.shared_means()).mean())
-        if isinstance(getattr(model, "noise_variance", None), Tensor) and model.noise_variance.numel() == 1:
-            figures["noise_variance"] = float(model.noise_variance)
+        noise_variance = getattr(model, "noise_variance", None)
+        if isinstance(noise_variance, Tensor) and noise_variance.numel() == 1:
+            figures["noise_variance"] = float(noise_variance)
         if isinstance(model, HasMaximumLikelihood):
             # Rows that lie in d dimensions or fewer have no finite maximum: there is nothing to compare with.
             with suppress(DataError):
@@ -147,8 +148,9 @@ def _against_maximum_likelihood(
     figures = {"log_evidence_ml": log_evidence_ml}
     if log_evidence is not None:
         figures["gap"] = log_evidence_ml - log_evidence
-    if isinstance(getattr(model, "loadings", None), Tensor) and model.loadings.ndim == 2:  # type: ignore[attr-defined]
-        figures["principal_angle_deg"] = principal_angle(model.loadings, best.loadings)
+    loadings = getattr(model, "loadings", None)
+    if isinstance(loadings, Tensor) and loadings.ndim == 2:
+        figures["principal_angle_deg"] = principal_angle(loadings, best.loadings)
     if isinstance(getattr(best, "noise_variance", None), Tensor) and best.noise_variance.numel() == 1:
         figures["noise_variance_ml"] = float(best.noise_variance)
     return figures

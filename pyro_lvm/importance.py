@@ -52,7 +52,7 @@ class ImportanceWeightedELBO(Trace_ELBO):
         if surrogate.requires_grad:
             surrogate.backward(retain_graph=self.retain_graph)  # type: ignore[no-untyped-call]
         value: float = torch_item(loss)
-        warn_if_nan(value, "loss")
+        warn_if_nan(value, "loss")  # type: ignore[call-overload]
         return value
 
     def _losses(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:

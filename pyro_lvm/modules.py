@@ -12,6 +12,8 @@ from pyro_lvm.errors import DataError
 
 # Of the features' root mean variance.
 _SMALLEST_UNIT = 1e-3
+# Variance relative to theirs that a start leaves to noise.
+_SMALLEST_REST = 1e-4
 
 _serial = itertools.count()
 
@@ -61,3 +63,21 @@ def units_of(variance: Tensor) -> Tensor:
     """
     unit = variance.clamp(min=_SMALLEST_UNIT**2 * float(variance.mean())).sqrt()
     return torch.where(unit > 0, unit, 1.0)
+
+
+def principal_start(x: Tensor, latent_dim: int) -> tuple[Tensor, Tensor]:
+    """Loadings along the principal axes of rows in units of their features' root mean variance, and what is left over.
+
+    Args:
+        x: Rows in these units about their mean, shape (rows, data_dim), NaN where missing, which counts as the mean.
+        latent_dim: Number of axes d, below data_dim.
+
+    Returns:
+        The loadings, (data_dim, latent_dim), in order of explained variance; and the mean variance along the other
+        axes, a scalar, at least 1e-4, from where noise can still shrink; both in float64.
+    """
+    filled = x.double().nan_to_num(0.0)
+    values, vectors = torch.linalg.eigh(filled.mT @ filled / len(filled))
+    rest = values[:-latent_dim].mean().clamp(min=_SMALLEST_REST)
+    scales = (values[-latent_dim:] - rest).clamp(min=_SMALLEST_REST).sqrt()
+    return (vectors[:, -latent_dim:] * scales).flip(1), rest

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_lvm import artifact, catalogue, data
@@ -23,6 +24,7 @@ from pyro_lvm.grading import Grade, grade
 from pyro_lvm.history import History
 from pyro_lvm.pair import Pair
 from pyro_lvm.source import DataSource
+from pyro_lvm.tempering import TemperedELBO
 
 # A batch to check on; more rows show nothing else.
 _CHECKED_ROWS = 64
@@ -101,7 +103,7 @@ def fit_run(
     dataset, stream = source.load(batch_size, seed)
     train_rows, held_out_rows, _ = hold_out(dataset.rows, training.get("validation"), seed)
     # How the rows were read is part of the run: another machine may have more memory.
-    source = replace(source, streamed=stream is not None)
+    source = replace(source, streamed=isinstance(stream, data.RowStream))
     scaling = data.Scaling.fit(train_rows, source.scale)
     if guide is None:
         guide = spec.default_guide(missing=dataset.num_missing > 0)
@@ -111,6 +113,10 @@ def fit_run(
         rows: Any = scaling.transform(dataset.rows) if stream is None else stream
         fitted = fit(pair.model, pair.guide, rows, pair=pair, seed=seed, **training)
     else:
+        if isinstance(stream, data.GreyRows):
+            raise DataError(
+                f"binarizing dynamically is for training by gradients, not for {method}: binarize statically"
+            )
         known = spec.options(guide)
         tuning = {name: own.pop(name) for name in EM_OPTIONS if name in own and name not in known}
         pair = catalogue.build(spec, facts_of(dataset), guide=guide, options=own, seed=seed)
@@ -137,11 +143,14 @@ def fit_run(
         "guide": pair.config["guide"],
         "data": source.reference,
         "scale": source.scale,
+        "binarize": source.binarize,
         "seed": seed,
     }
     if out is not None:
         kept = {k: v for k, v in training.items() if isinstance(v, (int, float, str, bool, type(None)))}
         kept.pop("checkpoint", None)
+        if isinstance(training.get("elbo"), ELBO):
+            kept["elbo"] = _describe(training["elbo"])
         config = {
             "data": {**source.to_config(), "shape": list(dataset.rows.shape), "sha256": _digest(dataset.rows)},
             "features": None if dataset.feature_names is None else list(dataset.feature_names),
@@ -188,6 +197,9 @@ def evaluate_run(
         )
     train_rows, held_out_rows, _ = hold_out(dataset.rows, trained.get("validation"), trained["seed"])
     if source is not None:
+        if own.binarize != "none":
+            # Rows of the same kind as the pair was trained on, or their nats would mean something else.
+            source = replace(source, binarize="static")
         dataset, _ = source.load(trained.get("batch_size", 256), trained["seed"])
         held_out_rows = dataset.rows
         if held_out_rows.shape[1:] != train_rows.shape[1:]:
@@ -323,6 +335,11 @@ def _unscaled(graded: Grade, rows: Tensor, scaling: data.Scaling) -> Grade:
 
 def _figures(training: Grade, held_out: Grade | None) -> dict[str, Any]:
     return {**training.to_json(), "held_out": None if held_out is None else held_out.to_json()}
+
+
+def _describe(elbo: ELBO) -> dict[str, Any]:
+    options = elbo.options() if isinstance(elbo, TemperedELBO) else {}
+    return {"name": type(elbo).__name__, "num_particles": elbo.num_particles, **options}
 
 
 def _digest(rows: Tensor) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from pyro_lvm import data
 from pyro_lvm.batches import StreamBatches
-from pyro_lvm.data import ScalingKind
+from pyro_lvm.data import BinarizationKind, ScalingKind
 from pyro_lvm.errors import DataError
 
 
@@ -26,6 +26,8 @@ class DataSource:
         scale: ``none``, ``standard`` or ``unit``; fitted to the training rows.
         streamed: Read batch by batch from the file, a memory-mapped NPY or Parquet; None does where it doesn't fit in
             memory.
+        binarize: ``none``; ``static`` makes grey values zeros and ones once; ``dynamic`` trains on new ones in each
+            batch and grades on one draw.
     """
 
     reference: str = "digits"
@@ -33,16 +35,20 @@ class DataSource:
     options: Mapping[str, Any] = field(default_factory=dict)
     scale: ScalingKind = "none"
     streamed: bool | None = None
+    binarize: BinarizationKind = "none"
 
-    def load(self, batch_size: int, seed: int) -> tuple[data.Dataset, data.RowStream | None]:
-        """Read the rows, or a sample of them and the stream that has them all."""
+    def load(self, batch_size: int, seed: int) -> tuple[data.Dataset, data.RowStream | data.GreyRows | None]:
+        """Read the rows, or what is graded of them and what batches come from."""
         path = Path(self.root or "") / self.reference
         streamed = self.streamed
         if streamed is None:
             can_stream = path.suffix in (".npy", ".parquet") and path.is_file()
             streamed = can_stream and not data.fits_in_memory(path)
         if not streamed:
-            return data.load(self.reference, root=self.root, **self.options), None
+            dataset = data.load(self.reference, root=self.root, **self.options)
+            return (dataset, None) if self.binarize == "none" else self._binarized(dataset, seed)
+        if self.binarize != "none":
+            raise DataError(f"binarizing '{self.binarize}' of a stream: binarize the file's rows beforehand")
         if self.scale != "none":
             raise DataError(f"scaling '{self.scale}' of a stream: scale the file's rows beforehand, or use none")
         features = self.options.get("features")
@@ -57,10 +63,18 @@ class DataSource:
         sample = StreamBatches(rows, torch.device("cpu")).sample
         return data.Dataset(sample, feature_names=rows.feature_names, name=self.reference), rows
 
+    def _binarized(self, dataset: data.Dataset, seed: int) -> tuple[data.Dataset, data.GreyRows | None]:
+        if self.scale != "none":
+            raise DataError(f"scaling '{self.scale}' and binarizing '{self.binarize}': zeros and ones need no scaling")
+        grey = data.GreyRows.of(dataset.rows, seed)
+        drawn = replace(dataset, rows=grey.fixed, name=f"{dataset.name}, binarized {self.binarize}")
+        return drawn, grey if self.binarize == "dynamic" else None
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DataSource:
         """What :meth:`to_config` gave."""
-        return cls(**{name: config[name] for name in ("reference", "root", "options", "scale", "streamed")})
+        names = ("reference", "root", "options", "scale", "streamed")
+        return cls(**{name: config[name] for name in names}, binarize=config.get("binarize", "none"))
 
     def to_config(self) -> dict[str, Any]:
         """Plain JSON."""

@@ -21,10 +21,12 @@ from pyro_lvm.compiled import SVI, PolynomialAverage
 from pyro_lvm.elbo import elbo_draws
 from pyro_lvm.errors import PairError, TrainingError
 from pyro_lvm.history import History
+from pyro_lvm.importance import ImportanceWeightedELBO
 from pyro_lvm.pair import Pair
 from pyro_lvm.plate import feeding
 from pyro_lvm.progress import Reporter
 from pyro_lvm.svi import FusedOptim
+from pyro_lvm.tempering import TemperedELBO
 
 # Without a budget, rounds of twice the last one's length: all rounds together cost at most twice the one that was
 # needed, and each tells how much a longer one still gains.
@@ -107,7 +109,7 @@ class Trainer:
         self.batches = batches
         self.validation = validation
         self.lr = lr
-        self.make_elbo = make_elbo
+        self.elbo = make_elbo()
         self.make_optim = make_optim
         self.averaging = averaging
         self.callbacks = callbacks
@@ -186,6 +188,8 @@ class Trainer:
             while s.t < s.steps:
                 lr = s.lr * _FINAL_LR ** (s.t / s.steps)
                 self.optim.set_lr(lr)
+                if isinstance(self.elbo, TemperedELBO):
+                    self.elbo.set_step(self.step, self.pair.device)
                 with self._validating(s):
                     loss = svi.step(self.batches.next())
                 if not math.isfinite(loss):
@@ -203,7 +207,12 @@ class Trainer:
                     if self._record(s, lr, reporter):
                         stopped = "callback"
                         break
-                if s.watched and (s.t % check_every == 0 or s.t == s.steps) and self._patience_ran_out():
+                if (
+                    s.watched
+                    and not self._warming_up()
+                    and (s.t % check_every == 0 or s.t == s.steps)
+                    and self._patience_ran_out()
+                ):
                     stopped = "early stopping"
                     break
                 self.after_step(self)
@@ -237,7 +246,7 @@ class Trainer:
                 poutine.scale(self.pair.run_model, scale),
                 poutine.scale(self.pair.run_guide, scale),
                 self.optim,
-                self.make_elbo(),
+                self.elbo,
                 trainable=lambda tensor: id(tensor) in chosen,
                 compile=self.compile,
                 ready=True,
@@ -342,14 +351,22 @@ class Trainer:
                     parameter.copy_(average)
 
     def _judge(self, x: Tensor) -> Tensor:
-        """Mean ELBO of the rows for each of a few draws, the same noise every time it is asked."""
+        """Mean bound of the rows for each of a few draws, the same noise every time it is asked.
+
+        It is the ELBO, or the importance-weighted bound where that is trained, which gains while the ELBO may lose.
+        """
+        importance = self.elbo.num_particles if isinstance(self.elbo, ImportanceWeightedELBO) else 1
         fewest, most = _JUDGED_DRAWS
-        draws = min(most, max(fewest, _JUDGED_ENTRIES // max(1, x.numel())))
+        draws = min(most, max(fewest, _JUDGED_ENTRIES // max(1, x.numel() * importance)))
         with self.pair.evaluating():
-            return elbo_draws(self.pair, x, draws, num_rows=self.batches.num_rows)
+            return elbo_draws(self.pair, x, draws, num_rows=self.batches.num_rows, importance=importance)
 
     def _snapshot(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self.pair.state_dict().items()}
+
+    def _warming_up(self) -> bool:
+        # Until then the ELBO may fall while all is well.
+        return isinstance(self.elbo, TemperedELBO) and self.step < self.elbo.warmup_steps
 
     def _is_finite(self) -> bool:
         return all(bool(torch.isfinite(p).all()) for p in self.trained)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from pyro_lvm.data import ScalingKind
+from pyro_lvm.data import BinarizationKind, ScalingKind
 from pyro_lvm.errors import PairError, PyroLvmError
 from pyro_lvm.source import DataSource
 
@@ -18,6 +18,9 @@ RootArg = Annotated[str | None, typer.Option("--data-root", help="Folder of a na
 ScaleArg = Annotated[
     str, typer.Option("--scale", help="none, standard (each feature to mean 0, sd 1) or unit (0 to 1).")
 ]
+BinarizeArg = Annotated[
+    str, typer.Option("--binarize", help="Grey values to zeros and ones: none, static (once) or dynamic (each batch).")
+]
 DropArg = Annotated[str | None, typer.Option("--drop", help="Columns of a table to leave out: A,B.")]
 LabelArg = Annotated[str | None, typer.Option("--label", help="Column of a table that holds labels, for the figures.")]
 FeaturesArg = Annotated[str | None, typer.Option("--features", help="Columns of a table to use: A,B; else all.")]
@@ -25,6 +28,9 @@ GuideArg = Annotated[str | None, typer.Option(help="Name of the guide, as in ful
 LatentArg = Annotated[int | None, typer.Option(help="Number of latent coordinates.")]
 ComponentsArg = Annotated[int | None, typer.Option("--components", help="Number of components of a mixture.")]
 EstimatorArg = Annotated[str | None, typer.Option(help="Gradient for a discrete latent: enumerate, score or baseline.")]
+LikelihoodArg = Annotated[
+    str | None, typer.Option(help="gaussian, gaussian-fixed, gaussian-decoded, bernoulli or continuous-bernoulli.")
+]
 OptionArg = Annotated[list[str] | None, typer.Option(help="Another option of the pair, NAME=VALUE; repeatable.")]
 FileArg = Annotated[str | None, typer.Option("--pair", help="FILE.py:MODEL,GUIDE, for a run of a pair of a file.")]
 DeviceArg = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
@@ -40,6 +46,7 @@ def data_source(
     label: str | None,
     features: str | None,
     streamed: bool | None = None,
+    binarize: str = "none",
 ) -> DataSource:
     named = {"drop": drop, "features": features}
     options: dict[str, Any] = {name: value.split(",") for name, value in named.items() if value is not None}
@@ -48,7 +55,9 @@ def data_source(
     kinds = get_args(ScalingKind)
     if scale not in kinds:
         raise PyroLvmError(f"--scale {scale}: expected one of {', '.join(kinds)}")
-    return DataSource(reference, root, options, cast(ScalingKind, scale), streamed)
+    if binarize not in get_args(BinarizationKind):
+        raise PyroLvmError(f"--binarize {binarize}: expected one of {', '.join(get_args(BinarizationKind))}")
+    return DataSource(reference, root, options, cast(ScalingKind, scale), streamed, cast(BinarizationKind, binarize))
 
 
 def pair_options(given: list[str] | None, **named: Any) -> dict[str, Any]:

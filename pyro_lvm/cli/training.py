@@ -10,7 +10,18 @@ import typer
 from rich.console import Console
 
 from pyro_lvm.artifact import METRICS
+from pyro_lvm.cli.objective import (
+    OBJECTIVE_OPTIONS,
+    BetaArg,
+    BoundArg,
+    ClipArg,
+    FreeBitsArg,
+    PatienceArg,
+    WarmupArg,
+    objective,
+)
 from pyro_lvm.cli.options import (
+    BinarizeArg,
     ComponentsArg,
     DataArg,
     DeviceArg,
@@ -22,6 +33,7 @@ from pyro_lvm.cli.options import (
     JsonArg,
     LabelArg,
     LatentArg,
+    LikelihoodArg,
     OptionArg,
     QuietArg,
     RootArg,
@@ -45,6 +57,7 @@ def fit_command(
     ] = "svi",
     data_root: RootArg = None,
     scale: ScaleArg = "none",
+    binarize: BinarizeArg = "none",
     drop: DropArg = None,
     label: LabelArg = None,
     features: FeaturesArg = None,
@@ -54,6 +67,7 @@ def fit_command(
     latent_dim: LatentArg = None,
     components: ComponentsArg = None,
     estimator: EstimatorArg = None,
+    likelihood: LikelihoodArg = None,
     guide: GuideArg = None,
     option: OptionArg = None,
     steps: Annotated[int | None, typer.Option(help="Budget in steps; without one, until converged.")] = None,
@@ -61,10 +75,16 @@ def fit_command(
     batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 256,
     lr: Annotated[float | None, typer.Option(help="First learning rate; the pair has a default.")] = None,
     particles: Annotated[int, typer.Option(help="Monte Carlo draws a row and step.")] = 1,
+    bound: BoundArg = "elbo",
+    beta: BetaArg = 1.0,
+    warmup: WarmupArg = 0,
+    free_bits: FreeBitsArg = 0.0,
+    clip_norm: ClipArg = None,
     train: Annotated[str, typer.Option(help="both, guide (the variational E-step) or model (the M-step).")] = "both",
     validation: Annotated[
         float | None, typer.Option(help="Fraction of rows to hold out, to grade on and to stop early.")
     ] = None,
+    patience: PatienceArg = 5,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     device: DeviceArg = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder to save the run in.")] = None,
@@ -73,6 +93,9 @@ def fit_command(
         float | None, typer.Option(help="Seconds between checkpoints, beside --out, for --resume.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the last checkpoint of --out was.")] = False,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Trace and compile the steps; else where it pays.")
+    ] = None,
     figures: Annotated[bool, typer.Option("--figures", help="Save figures beside the run, in --out.")] = False,
     as_json: JsonArg = False,
     quiet: QuietArg = False,
@@ -88,6 +111,10 @@ def fit_command(
     - `pyro-lvm fit ppca --method em --data holes.csv --scale standard --out runs/em`
 
     - `pyro-lvm fit mixture-ppca --components 10 --latent-dim 4 --estimator score`
+
+    - `pyro-lvm fit vae --data digits --latent-dim 2 --figures --out runs/vae`
+
+    - `pyro-lvm fit vae --data mnist --data-root DIR --binarize dynamic --likelihood bernoulli --epochs 100`
 
     - `pyro-lvm fit my_pair.py:model,guide --data table.csv --label species --scale standard --epochs 50`
 
@@ -111,17 +138,23 @@ def fit_command(
             "batch_size": batch_size,
             "lr": lr,
             "particles": particles,
+            "elbo": objective(bound, particles, beta, warmup, free_bits),
+            "clip_norm": clip_norm,
+            "patience": patience,
             "train": train,
             "checkpoint": checkpoint,
             "checkpoint_every": 60.0 if checkpoint_every is None else checkpoint_every,
             "resume": resume,
+            "compile": "auto" if compile is None else compile,
         }
     run = fit_run(
         pair,
-        data_source(data, data_root, scale, drop, label, features, stream),
+        data_source(data, data_root, scale, drop, label, features, stream, binarize),
         method=cast(Method, method),
         guide=guide,
-        options=pair_options(option, latent_dim=latent_dim, num_components=components, estimator=estimator),
+        options=pair_options(
+            option, latent_dim=latent_dim, num_components=components, estimator=estimator, likelihood=likelihood
+        ),
         out=out,
         # The run that Ctrl-C saved is the one that is taken up.
         force=force or (resume and checkpoint is not None and checkpoint.exists()),
@@ -166,7 +199,8 @@ def evaluate_command(
 
 def _refuse_options_of_svi(context: typer.Context, method: str) -> None:
     """Refuse what was given to no effect."""
-    useless = ["epochs", "batch_size", "lr", "particles", "train", "checkpoint_every", "resume"]
+    useless = ["epochs", "batch_size", "lr", "particles", "train", "checkpoint_every", "resume", "compile"]
+    useless += OBJECTIVE_OPTIONS
     useless += ["steps"] if method == "closed" else []
     for name in useless:
         # By name: which click it is of depends on the release of typer.

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_lvm.compiled.averaging import PolynomialAverage
+from pyro_lvm.compiled.cuda import CapturedStep, can_capture
 from pyro_lvm.compiled.optimizers import Binding
 from pyro_lvm.compiled.program import Step, lasting_inputs
 from pyro_lvm.compiled.tracing import Traced
@@ -53,11 +54,13 @@ class Entry:
         self.traced = traced
         self.steps = 0
         self.compiled: Step | None = None
+        self.captured: CapturedStep | None = None
         self.binding: Binding | None = None
         self.average: PolynomialAverage | None = None
         self.lasting: list[Tensor] = []
-        # Why there is no compiled step, once that is known for good.
+        # Why there is no compiled step, or no captured one, once that is known for good.
         self.stays_traced = ""
+        self.stays_launched = ""
         self._watch = Watch(roots, traced.modules)
         self._feed: Feed = current_feed()
         self._dtype = torch.get_default_dtype()
@@ -92,6 +95,16 @@ class Entry:
         """Let the compiled step work on an optimizer's and an average's tensors."""
         self.binding, self.average = binding, average
         self.lasting = lasting_inputs(self.traced, binding, average)
+        if self.captured is not None and not self.captured.fits(self.lasting):
+            self.captured = None
+
+    def capture(self, batch: Sequence[Tensor]) -> None:
+        """Capture the compiled step as a CUDA graph, where it is one for a CUDA device alone."""
+        if self.compiled is not None and self.captured is None and can_capture(self.lasting, batch):
+            try:
+                self.captured = CapturedStep(self.compiled, self.lasting, batch)
+            except RuntimeError as error:
+                self.stays_launched = " ".join(str(error).split())[:200]
 
     def run_compiled(self, batch: Sequence[Tensor]) -> Tensor:
         """Take a whole step; returns the loss."""
@@ -99,7 +112,8 @@ class Entry:
         assert self.binding is not None
         self.binding.advance()
         with torch.no_grad():
-            loss: Tensor = self.compiled(*self.lasting, *batch)[0]
+            step = self.captured or self.compiled
+            loss: Tensor = step(*self.lasting, *batch)[0]
         return loss
 
     def run_traced(self, batch: Sequence[Tensor], optim: Callable[[Any], Any], trainable: Any) -> Tensor:

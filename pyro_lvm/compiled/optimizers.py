@@ -25,17 +25,9 @@ _OPTIONS: dict[type, tuple[str, ...]] = {
     ClippedAdam: ("betas", "eps", "weight_decay", "clip_norm", "centered_variance"),
     torch.optim.SGD: ("momentum", "dampening", "weight_decay", "nesterov"),
 }
-_NEUTRAL = (
-    "lr",
-    "lrd",
-    "params",
-    "initial_lr",
-    "fused",
-    "foreach",
-    "differentiable",
-    "capturable",
-    "decoupled_weight_decay",
-)
+# What makes AdamW of Adam, and is told by the class here.
+_DECOUPLED = "decoupled_weight_decay"
+_NEUTRAL = ("lr", "lrd", "params", "initial_lr", "fused", "foreach", "differentiable", "capturable", _DECOUPLED)
 
 
 class OptimizerOutside(Exception):
@@ -279,7 +271,7 @@ class Binding:
 
 
 def _find(optim: pyro.optim.PyroOptim, parameter: Tensor) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
-    optimizer = optim.optimizer if isinstance(optim, FusedOptim) else optim.optim_objs.get(parameter)
+    optimizer: Any = optim.optimizer if isinstance(optim, FusedOptim) else optim.optim_objs.get(parameter)
     optimizer = getattr(optimizer, "optimizer", optimizer)  # of a scheduler
     if type(optimizer) not in _OPTIONS:
         if optimizer is None:
@@ -288,7 +280,8 @@ def _find(optim: pyro.optim.PyroOptim, parameter: Tensor) -> tuple[torch.optim.O
     for group in optimizer.param_groups:
         if any(parameter is p for p in group["params"]):
             for name, value in group.items():
-                if name not in (*_OPTIONS[type(optimizer)], *_NEUTRAL) and value:
+                known = (*_OPTIONS[type(optimizer)], *_NEUTRAL)
+                if (name not in known or (name == _DECOUPLED and type(optimizer) is torch.optim.Adam)) and value:
                     raise OptimizerOutside(f"no graph for {type(optimizer).__name__} with {name}={value!r}")
             return optimizer, group
     raise OptimizerOutside("the optimizer has not stepped every parameter yet", for_now=True)
@@ -301,4 +294,10 @@ def _slot_names(kind: type, group: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _clipping(optim: pyro.optim.PyroOptim, parameter: Tensor) -> dict[str, Any]:
-    return {} if isinstance(optim, FusedOptim) else dict(optim._get_grad_clip_args(parameter) or {})
+    return (
+        {}
+        if isinstance(optim, FusedOptim)
+        else dict(
+            optim._get_grad_clip_args(parameter) or {}  # type: ignore[arg-type]
+        )
+    )

@@ -55,6 +55,8 @@ class SVI(svi.SVI):
         average: Averages to keep up with every step.
         ready: True promises that model and guide have run and that all parameters exist, so that the first step need
             not be Pyro's own; a training that is taken up again then goes on as if it had not stopped.
+        autocast: A lower precision, as ``torch.bfloat16``, for the matrix products of model and guide; parameters and
+            optimizer keep theirs. (TF32 is PyTorch's own setting: ``torch.set_float32_matmul_precision("high")``.)
 
     Example:
         >>> import pyro, torch
@@ -85,6 +87,7 @@ class SVI(svi.SVI):
         planned_steps: int | None = None,
         average: PolynomialAverage | None = None,
         ready: bool = False,
+        autocast: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
         if loss_and_grads is not None:
@@ -100,6 +103,9 @@ class SVI(svi.SVI):
         self._eager = compile is False
         self._steps = 0
         self._ready = ready
+        self._autocast = autocast
+        if autocast is not None:
+            self.loss_and_grads = self._in_precision(self.loss_and_grads, autocast)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """One gradient step.
@@ -187,6 +193,16 @@ class SVI(svi.SVI):
 
     # ------------------------------------------------------------------ the steps' ways
 
+    @staticmethod
+    def _in_precision(loss_and_grads: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
+        def run(model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+            device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
+            # Weights change at every step: what was cast once may not be used again.
+            with torch.autocast(device, dtype, cache_enabled=False):
+                return loss_and_grads(model, guide, *args, **kwargs)
+
+        return run
+
     def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         loss = super().step(*args, **kwargs)
         if self.average is not None:
@@ -235,7 +251,9 @@ class SVI(svi.SVI):
         began = time.perf_counter()
         try:
             traced = trace(self.loss_and_grads, self.model, self.guide, args, kwargs, self.trainable)
-            verify_traced(traced, self.loss_and_grads, self.model, self.guide, args, kwargs, batch, _SEED)
+            verify_traced(
+                traced, self.loss_and_grads, self.model, self.guide, args, kwargs, batch, _SEED, self._autocast
+            )
         except (Untraceable, Disagreement) as error:
             self._fall_back(str(error))
             return None
@@ -255,7 +273,9 @@ class SVI(svi.SVI):
         began = time.perf_counter()
         seed = _SEED + entry.steps
         try:
-            verify_traced(entry.traced, self.loss_and_grads, self.model, self.guide, args, kwargs, batch, seed)
+            verify_traced(
+                entry.traced, self.loss_and_grads, self.model, self.guide, args, kwargs, batch, seed, self._autocast
+            )
         except Disagreement as error:
             warnings.warn(
                 f"a traced step no longer agreed with eager Pyro ({error}) and is traced again: something that the "
@@ -291,7 +311,7 @@ class SVI(svi.SVI):
                 num_parameters = len(entry.traced.trained)
                 num_momenta = sum(map(len, binding.slots))
                 momenta = slice(num_parameters, num_parameters + num_momenta)
-                verify_compiled(compiled, graph, entry.lasting, batch, momenta, num_parameters, _SEED)
+                verify_compiled(compiled, graph, entry.lasting, batch, momenta, num_parameters, _SEED, self._autocast)
         except OptimizerOutside as error:
             if not error.for_now:
                 self._stay_traced(entry, str(error))
@@ -301,7 +321,13 @@ class SVI(svi.SVI):
         else:
             entry.compiled = compiled
             self._report.compiled += 1
+            self._capture(entry, batch)
         self._report.compile_seconds += time.perf_counter() - began
+
+    def _capture(self, entry: Entry, batch: list[Tensor]) -> None:
+        entry.capture(batch)
+        if entry.stays_launched:
+            self._report.reasons.append(f"compiled, but not captured as a CUDA graph: {entry.stays_launched}")
 
     def _stay_traced(self, entry: Entry, reason: str) -> None:
         entry.stays_traced = reason
@@ -329,6 +355,8 @@ class SVI(svi.SVI):
             entry.compiled = None
             self._report.reasons.append("compiled again: the optimizer's options changed")
             self._compile(entry, batch)
+        elif entry.captured is None and not entry.stays_launched:
+            self._capture(entry, batch)
         return entry.compiled is not None
 
 

@@ -35,8 +35,16 @@ def verify_traced(
     kwargs: dict[str, Any],
     batch: Sequence[Tensor],
     seed: int,
+    precision: torch.dtype | None = None,
 ) -> None:
     """Compare a traced loss with eager Pyro's under the noise of ``seed``; nothing is changed by it.
+
+    Args:
+        traced: The graph.
+        loss_and_grads, model, guide, args, kwargs: What it was traced from.
+        batch: The arguments' tensors.
+        seed: Of the noise.
+        precision: Lower one of the matrix products, if there is one.
 
     Raises:
         Disagreement: The loss, a gradient, or something that the step changes differs.
@@ -63,11 +71,11 @@ def verify_traced(
             p.grad = gradient
     eager_loss = torch.as_tensor(eager_loss, dtype=loss.dtype, device=loss.device)
     scale = 1 + float(eager_loss.abs()) if torch.isfinite(eager_loss) else 1.0
-    if not _close(loss, eager_loss, _LOSS * _rounding(loss) * scale):
+    if not _close(loss, eager_loss, _LOSS * _rounding(loss, precision) * scale):
         raise Disagreement(f"the loss is {float(loss):.9g}, eager Pyro's {float(eager_loss):.9g}")
-    _compare("gradient", values[:num_gradients], gradients)
-    _compare("value in the parameter store", values[num_gradients:], eager_written)
-    _compare("running statistic", changed, eager_changed)
+    _compare("gradient", values[:num_gradients], gradients, precision)
+    _compare("value in the parameter store", values[num_gradients:], eager_written, precision)
+    _compare("running statistic", changed, eager_changed, precision)
 
 
 def verify_compiled(
@@ -78,6 +86,7 @@ def verify_compiled(
     momenta: slice,
     num_parameters: int,
     seed: int,
+    precision: torch.dtype | None = None,
 ) -> None:
     """Compare a compiled whole step with the graph that it was compiled from, on copies of everything.
 
@@ -87,6 +96,7 @@ def verify_compiled(
         momenta: Where among the lasting inputs momenta are.
         num_parameters: How many are parameters.
         seed: Of the noise.
+        precision: Lower one of the matrix products, if there is one.
 
     Raises:
         Disagreement: The loss or something that the step changes differs.
@@ -100,11 +110,11 @@ def verify_compiled(
         after.append((loss, copies))
     (loss, ours), (expected, theirs) = after
     scale = 1 + float(expected.abs()) if torch.isfinite(expected) else 1.0
-    if not _close(loss, expected, _LOSS * _rounding(expected) * scale):
+    if not _close(loss, expected, _LOSS * _rounding(expected, precision) * scale):
         raise Disagreement(f"the compiled loss is {float(loss):.9g}, the traced one {float(expected):.9g}")
-    _compare("compiled momentum", ours[momenta], theirs[momenta])
+    _compare("compiled momentum", ours[momenta], theirs[momenta], precision)
     # Adam turns the rounding of a vanishing gradient into a whole step: parameters can be held to the same size only.
-    _compare("compiled state", ours[momenta.stop :], theirs[momenta.stop :], loose=True)
+    _compare("compiled state", ours[momenta.stop :], theirs[momenta.stop :], precision, loose=True)
     for start, one, other in zip(lasting, ours[:num_parameters], theirs[:num_parameters], strict=False):
         moved, expected_move = float((one - start).norm()), float((other - start).norm())
         if not 0.5 * expected_move - 1e-30 <= moved <= 2 * expected_move + 1e-30:
@@ -113,10 +123,17 @@ def verify_compiled(
             )
 
 
-def _compare(what: str, ours: Sequence[Tensor], theirs: Sequence[Tensor], *, loose: bool = False) -> None:
+def _compare(
+    what: str,
+    ours: Sequence[Tensor],
+    theirs: Sequence[Tensor],
+    precision: torch.dtype | None,
+    *,
+    loose: bool = False,
+) -> None:
     largest = max((_largest(t) for t in theirs), default=0.0)
     for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-        rounding = _rounding(other) * (100 if loose else 1)
+        rounding = _rounding(other, precision) * (100 if loose else 1)
         if not _close(one, other, rounding * (_OWN * _largest(other) + _WHOLE * largest)):
             worst = _largest(one.double() - other.double())
             raise Disagreement(
@@ -130,8 +147,12 @@ def _largest(tensor: Tensor) -> float:
     return float(finite.abs().max()) if finite.numel() else 0.0
 
 
-def _rounding(tensor: Tensor) -> float:
-    return torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
+def _rounding(tensor: Tensor, precision: torch.dtype | None) -> float:
+    if not tensor.is_floating_point():
+        return 0.0
+    eps = torch.finfo(tensor.dtype).eps
+    # Of a lower precision only as much as is left when many products are summed in a higher one.
+    return eps if precision is None else max(eps, torch.finfo(precision).eps / 1_500)
 
 
 def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:

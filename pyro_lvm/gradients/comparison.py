@@ -34,7 +34,8 @@ from pyro_lvm.seeding import seeded
 _REFERENCE_DRAWS = 8
 # Of a long run, the first that a pair admits; all are unbiased, the first vary least.
 _REFERENCES = ("enumeration", "reparameterization", "mixed+average", "score+average")
-# What rounding in float32 may put between a gradient and its reference, as a part of the parameter's largest entry.
+# What rounding in float32 may put between an entry and its reference, in units of its precision and of the size of the
+# whole gradient: a small entry is the difference of large ones.
 _ROUNDING = 64.0
 # Draws' worth of variance that an entry borrows from the mean of its parameter. One that moves only in rare draws, none
 # of which came, looks surer than it is.
@@ -63,6 +64,11 @@ class Measured:
     mean: Gradient
     variance: Gradient
     milliseconds: float
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of a draw of the whole gradient: the root of the variance summed over entries."""
+        return math.sqrt(sum(float(v.sum()) for v in self.variance.values()))
 
 
 @dataclass(frozen=True)
@@ -142,8 +148,8 @@ class GradientComparison:
         """
         rows = "all rows" if self.batch_size == self.num_rows else f"{self.batch_size} rows"
         title = f"gradient of the bound a row: {self.draws} draws of {rows}, N = {self.num_rows}"
-        table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
-        headings = ("estimator", "bias", "p", "s/n\nmodel", "s/n\nguide", "ms\na step", "guide: ms\nto s/n = 1")
+        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+        headings = ("estimator", "bias", "p", "s/n\nmodel", "s/n\nguide", "ms\na step", "ms to\ns/n = 1")
         for heading in headings:
             table.add_column(heading, justify="left" if heading == "estimator" else "right", no_wrap=True)
         frame = self.to_frame().set_index(["estimator", "parameter"])
@@ -209,7 +215,7 @@ class GradientComparison:
         square = variance / self.draws + error.square()
         own = self.draws - 1
         moderated = (own * variance + _BORROWED * variance.mean()) / (own + _BORROWED)
-        allowed = _ROUNDING * torch.finfo(torch.float32).eps * (reference.abs().max() if reference.numel() else 0.0)
+        allowed = _ROUNDING * torch.finfo(torch.float32).eps * math.hypot(m.reference.norm, m.noise)
         z = away.abs() / (moderated / self.draws + error.square() + allowed**2).sqrt()
         # An entry that is the same zero in every draw has no error to be measured in.
         z = torch.where(away == 0, 0.0, z)
@@ -304,7 +310,7 @@ def compare(
         parameters = {name: p for name, p in pair.named_parameters() if p.requires_grad}
         if not parameters:
             raise PairError("the pair has no parameters: there is no gradient to estimate")
-        run = _Run(pair, x, parameters, len(x) if batch_size is None else batch_size, reporter)
+        run = _Run(pair, x, parameters, len(x) if batch_size is None else batch_size, seed, reporter)
         names = list(dict.fromkeys(admitted(pair, x) if estimators is None else estimators))
         made = [run.estimator(name) for name in names]
         references = run.references(made, draws)
@@ -322,21 +328,23 @@ class _Run:
     """What the parts of a comparison share."""
 
     def __init__(
-        self, pair: Pair, x: Tensor, parameters: dict[str, Tensor], batch_size: int, reporter: Reporter
+        self, pair: Pair, x: Tensor, parameters: dict[str, Tensor], batch_size: int, seed: int, reporter: Reporter
     ) -> None:
         self.pair = pair
         self.x = x
         self.parameters = parameters
         self.batch_size = batch_size
+        self.seed = seed
         self.reporter = reporter
 
     def estimator(self, name: str) -> GradientEstimator:
         """An estimator whose baseline has settled, and whose pair Pyro has checked."""
-        made = GradientEstimator(name, self.pair, self.batch(), num_rows=len(self.x))
-        for step in range(made.spec.warm_up):
-            self.reporter.update(step, made.spec.warm_up, f"{name}: warming up")
-            with pyro.validation_enabled(pyro.settings.get("validate_poutine") and step == 0):
-                self.gradient(made, self.batch())
+        with seeded(self.seed):
+            made = GradientEstimator(name, self.pair, self.batch(), num_rows=len(self.x))
+            for step in range(made.spec.warm_up):
+                self.reporter.update(step, made.spec.warm_up, f"{name}: warming up")
+                with pyro.validation_enabled(pyro.settings.get("validate_poutine") and step == 0):
+                    self.gradient(made, self.batch())
         return made
 
     def batch(self) -> Tensor:
@@ -364,7 +372,9 @@ class _Run:
         """Draws of each estimator in turn, with the same random numbers."""
         moments = [Moments(self.parameters) for _ in estimators]
         times: list[list[float]] = [[] for _ in estimators]
-        for number, seed in enumerate(torch.randint(2**31, (draws,)).tolist()):
+        # By what they are for, so that a reference's draws are not the ones it is compared with.
+        stream = np.random.SeedSequence([self.seed, *what.encode()])
+        for number, seed in enumerate(map(int, stream.generate_state(draws))):
             self.reporter.update(number, draws, what)
             for estimator, m, t in zip(estimators, moments, times, strict=True):
                 with seeded(seed), pyro.validation_enabled(False):
@@ -395,7 +405,7 @@ class _Run:
             if bound == "ELBO":
                 possible = admitted(self.pair, self.x)
                 name = next(name for name in _REFERENCES if name in possible)
-            whole = _Run(self.pair, self.x, self.parameters, len(self.x), self.reporter)
+            whole = _Run(self.pair, self.x, self.parameters, len(self.x), self.seed, self.reporter)
             count = _REFERENCE_DRAWS * draws
             (moments,), _ = whole.draw([whole.estimator(name)], count, f"reference by {name}")
             how = f"a long run of {name}, {count} draws"

@@ -55,7 +55,7 @@ def _by_score(draws: Literal["mixed", "score"], what: str) -> list[EstimatorSpec
     return [
         EstimatorSpec(draws, what, Trace_ELBO, draws),
         EstimatorSpec(f"{draws}+average", f"{what}, {average}", TraceGraph_ELBO, draws, "average", 60),
-        EstimatorSpec(f"{draws}+network", f"{what}, {network}", TraceGraph_ELBO, draws, "network", 600),
+        EstimatorSpec(f"{draws}+network", f"{what}, {network}", TraceGraph_ELBO, draws, "network", 300),
     ]
 
 

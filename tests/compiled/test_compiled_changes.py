@@ -360,3 +360,55 @@ def test_fused_state_that_is_loaded_is_taken_up(monkeypatch: pytest.MonkeyPatch)
         results.append(losses)
     assert svi.explain().mode == "compiled"
     assert results[1] == pytest.approx(results[0], rel=1e-5)
+
+
+def test_lower_precision_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyro_lvm.compiled.svi.compile_step", lambda graph, inputs: graph)
+
+    def wide(x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            weight = pyro.param("weight", lambda: torch.full((4, 1), 0.3))
+            pyro.sample("z", dist.Normal((x @ weight).squeeze(-1).float(), 0.6))
+
+    results = []
+    for precision in (None, torch.bfloat16):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(3)
+        svi = SVI(model, wide, adam(), Trace_ELBO(), compile=True, autocast=precision)
+        results.append([svi.step(X) for _ in range(30)])
+    assert svi.explain().mode == "compiled", str(svi.explain())
+    assert results[0] != results[1]
+    assert results[1] == pytest.approx(results[0], rel=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optim", [adam, lambda: pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.99})])
+def test_captured_steps_are_eager_ones_with_fresh_noise(optim: Callable[[], Any]) -> None:
+    # Wrong: a replay would repeat its noise, its batch, its rate or its step count.
+    torch.set_default_device("cuda")
+    try:
+        x = X.cuda()
+        results = []
+        for kind, options in ((pyro.infer.SVI, {}), (SVI, {"compile": True})):
+            pyro.clear_param_store()
+            pyro.set_rng_seed(3)
+            svi = kind(model, guide, optim(), Trace_ELBO(), **options)
+            results.append([svi.step(x + 0.01 * i) for i in range(50)])
+        report = svi.explain()
+        assert report.mode == "compiled", str(report)
+        assert not report.reasons, str(report)
+        assert results[1] == pytest.approx(results[0], rel=1e-4)
+    finally:
+        torch.set_default_device(None)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_fit_trains_on_a_gpu_in_either_mode() -> None:
+    results = []
+    for mode in (False, True):
+        torch.manual_seed(0)
+        result = fit(PPCA(4, 2), LinearGaussian(4, 2), X, steps=100, progress=False, compile=mode, device="cuda")
+        results.append(result.history.to_frame()["elbo"].to_numpy())
+    assert np.allclose(results[0], results[1], rtol=1e-3)

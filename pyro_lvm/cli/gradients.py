@@ -1,0 +1,110 @@
+"""``pyro-lvm gradients``: the gradient estimators of a run's pair, side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from torch import Tensor
+
+from pyro_lvm.cli.options import FileArg, JsonArg, QuietArg, RootArg, RunArg
+from pyro_lvm.data.writing import check_new_file, replacing
+from pyro_lvm.errors import DataError, PyroLvmError
+from pyro_lvm.fitting import choose_device, hold_out
+from pyro_lvm.gradients import GradientComparison, compare
+from pyro_lvm.pair import Pair
+from pyro_lvm.plots import gradient_noise
+from pyro_lvm.runs import read_run
+
+_DPI = 150
+
+
+def gradients_command(
+    run: RunArg,
+    estimators: Annotated[
+        str | None,
+        typer.Option(help="Names, separated by commas, each with :DRAWS for so many draws a row; else what applies."),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Draws of each.")] = 200,
+    rows: Annotated[int, typer.Option(help="Rows to take the gradient of, at most, chosen at random.")] = 1000,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows of a draw; else all, for the noise of the draws alone.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the figure: png, pdf or svg.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of rows, batches and draws.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    data_root: RootArg = None,
+    pair: FileArg = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a figure that is there.")] = False,
+    as_json: JsonArg = False,
+    quiet: QuietArg = False,
+) -> None:
+    """Compare gradient estimators at a run's parameters: bias, noise and cost of each.
+
+    Estimators: reparameterization, analytic KL, enumeration, mixed, score, the last two with +average or +network, and
+    importance-weighted, the gradient of another bound.
+
+    Examples:
+
+    - `pyro-lvm gradients runs/ppca`
+
+    - `pyro-lvm gradients runs/ppca --estimators score,score+average,importance-weighted:10 --out noise.png`
+    """
+    if out is not None:
+        # Before the work, not after it.
+        known = Figure().canvas.get_supported_filetypes()
+        if out.suffix[1:].lower() not in known:
+            raise DataError(f"'{out}' has an ending that isn't known: expected one of {', '.join(sorted(known))}")
+        check_new_file(out, force=force)
+    if rows < 1:
+        raise DataError(f"--rows {rows}: expected 1 or more")
+    names = None if estimators is None else [name.strip() for name in estimators.split(",")]
+    own, x = _pair_and_rows(run, pair, data_root, device, rows, seed)
+    if batch_size is not None and batch_size > len(x):
+        raise PyroLvmError(f"--batch-size {batch_size} of {len(x)} rows: expected no more than --rows")
+    progress = not (quiet or as_json)
+    compared = compare(
+        own.model, own.guide, x, names, draws, batch_size=batch_size, seed=seed, progress=progress, pair=own
+    )
+    if out is not None:
+        _save(compared, out)
+    if as_json:
+        print(json.dumps(compared.to_json(), indent=2))
+    elif not quiet:
+        Console().print(compared)
+        if out is not None:
+            print(f"saved {out}")
+
+
+def _pair_and_rows(
+    run: Path, file: str | None, root: str | None, device: str, count: int, seed: int
+) -> tuple[Pair, Tensor]:
+    """A run's pair on its device, and some of the rows that it was trained on, as it sees them."""
+    saved, source, scaling = read_run(run, pair=file)
+    trained = saved.config["training"]
+    if root is not None:
+        source = type(source)(**{**vars(source), "root": root})
+    dataset, _ = source.load(trained.get("batch_size", 256), trained["seed"])
+    train_rows, _, _ = hold_out(dataset.rows, trained.get("validation"), trained["seed"])
+    chosen = torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    x = scaling.transform(train_rows[chosen])
+    target = choose_device(device)
+    # Parameters that appear when the pair first runs must do so before it moves to its device.
+    saved.pair.materialize(x[:2])
+    saved.pair.to(target)
+    return saved.pair, x.to(target)
+
+
+def _save(compared: GradientComparison, out: Path) -> None:
+    figure = Figure(layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.set_size_inches(8.0, 1.9 + 0.42 * len(compared.measured))
+    gradient_noise(compared, ax=figure.add_subplot())
+    with replacing(out) as beside:
+        figure.savefig(beside, dpi=_DPI, format=out.suffix[1:].lower(), bbox_inches="tight")
