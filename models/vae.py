@@ -48,6 +48,7 @@ class VAE(PairModule):
     prior_scale: Tensor
     # What a further round of training is worth, nats a row: a network goes on gaining next to nothing for very long.
     tolerance = 0.1
+    decay = "cosine"
 
     def __init__(
         self,

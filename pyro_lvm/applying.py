@@ -92,8 +92,8 @@ def impute_run(
         raise DataError(f"'{out}' can't be written from '{table}': expected a file of the same ending")
     if draws is not None and draws < 1:
         raise DataError(f"draws={draws}: expected 1 or more, or none for the conditional mean")
-    if seed < 0:
-        raise DataError(f"seed={seed}: expected 0 or more")
+    if not 0 <= seed < 2**32:
+        raise DataError(f"seed={seed}: expected 0 or more, and less than 2^32")
     check_new_file(out, force=force)
     saved, _, scaling = read_run(run, pair=pair)
     model = saved.pair.model
@@ -117,18 +117,31 @@ def impute_run(
         with replacing(out) as beside:
             shutil.copyfile(table, beside)
         return done
-    estimator = model.to_estimator()
+    scaled = scaling.transform(torch.from_numpy(rows)).numpy()
+    with Reporter("imputing", enabled=progress) as reporter:
+        tables = _imputed(model.to_estimator(), scaled, draws, seed, reporter)
+        values = (scaling.inverse(torch.from_numpy(table)).numpy() for table in tables)
+        cells.write(out, (cells.filled(columns, value, missing) for value in values), draws=draws)
+    return done
+
+
+def _imputed(
+    estimator: Any, rows: FloatArray, draws: int | None, seed: int, reporter: Reporter
+) -> Iterator[FloatArray]:
+    """The rows filled by the conditional mean, or ``draws`` times, of which only one need be in memory."""
     # One generator for all blocks.
     random_state = np.random.RandomState(seed)
-    parts = []
-    for block in _blocks(rows, "imputing", progress):
-        scaled = scaling.transform(torch.from_numpy(block)).numpy()
-        filled = estimator.impute(scaled, draws=draws, random_state=random_state)
-        parts.append(scaling.inverse(torch.from_numpy(filled)).numpy())
-    values = np.concatenate(parts, axis=-2)
-    frames = [cells.filled(columns, value) for value in (values if draws is not None else [values])]
-    cells.write(out, frames, numbered=draws is not None)
-    return done
+    times = 1 if draws is None else draws
+    for done in range(times):
+        table = np.empty_like(rows)
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            if draws is None:
+                table[block] = estimator.impute(rows[block])
+            else:
+                table[block] = estimator.impute(rows[block], draws=1, random_state=random_state)[0]
+            reporter.update(done * len(rows) + min(block.stop, len(rows)), times * len(rows), "rows")
+        yield table
 
 
 def embed_run(
@@ -180,7 +193,7 @@ def embed_run(
     if twice:
         raise DataError(f"'{source.reference}' has a column '{twice[0]}' already: rename it")
     whole = pd.concat([others.reset_index(drop=True), latent], axis=1)
-    write_table(out, whole, delimiter="\t" if ".tsv" in out.suffixes else ",")
+    write_table(out, [whole], delimiter="\t" if ".tsv" in out.suffixes else ",")
     return whole
 
 

@@ -179,8 +179,8 @@ def by_row(site: Any, terms: Tensor, num_rows: int, total_rows: int) -> Tensor:
     shape = torch.broadcast_shapes(terms.shape, (num_rows,) + (1,) * (-rows.dim - 1))
     own: Tensor = terms.expand(shape).movedim(rows.dim, -1).reshape(-1, num_rows).sum(0)
     # A plate that knows the whole data set's size scales each row by N/B.
-    own = own * (rows.size / (rows.full_size or rows.size))
-    return own
+    scaled: Tensor = own * (rows.size / (rows.full_size or rows.size))
+    return scaled
 
 
 def _row_log_prob(trace: Any, num_rows: int, total_rows: int) -> Tensor:

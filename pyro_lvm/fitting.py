@@ -31,7 +31,7 @@ from pyro_lvm.progress import Reporter
 from pyro_lvm.seeding import seeded
 from pyro_lvm.svi import FusedOptim
 from pyro_lvm.tempering import TemperedELBO
-from pyro_lvm.training import Callback, Trainer
+from pyro_lvm.training import DECAYS, Callback, Decay, Trainer
 
 _DEFAULT_LR = 0.01
 _DEFAULT_TOLERANCE = 1e-3
@@ -79,6 +79,7 @@ def fit(
     epochs: float | None = None,
     batch_size: int = 256,
     lr: float | None = None,
+    decay: Decay | None = None,
     elbo: ELBO | type[ELBO] | None = None,
     particles: int = 1,
     train: Literal["both", "guide", "model"] = "both",
@@ -103,10 +104,10 @@ def fit(
 ) -> FitResult:
     r"""Train a pair by stochastic variational inference: ``pyro.infer.SVI`` on the ELBO a row.
 
-    Adam's rate falls as lr * 0.001^(t/T) over T steps, and the parameters are averaged with weight 9 / (t + 8)
-    (polynomial-decay averaging; Shamir and Zhang 2013). With a budget (``steps`` or ``epochs``) T is the budget.
-    Without one, rounds of 2000, 4000, 8000, ... steps follow each other until the next, judging by the gains of the
-    last two, would gain less than ``tolerance`` nats a row; a round that lost is taken back and the rate divided by
+    Adam's rate falls as lr * 0.001^(t/T) over T steps, or along a cosine, and the parameters are averaged with weight
+    9 / (t + 8) (polynomial-decay averaging; Shamir and Zhang 2013). With a budget (``steps`` or ``epochs``) T is the
+    budget. Without one, rounds of 2000, 4000, 8000, ... steps follow each other until the next, judging by the gains of
+    the last two, would gain less than ``tolerance`` nats a row; a round that lost is taken back and the rate divided by
     three.
 
     Args:
@@ -119,6 +120,8 @@ def fit(
         epochs: Budget in passes over the rows, instead of ``steps``.
         batch_size: Rows a step; all of them where there are fewer.
         lr: First learning rate; None for the model's ``learning_rate``, else 0.01.
+        decay: How the rate falls: ``"exponential"``, or ``"cosine"``, which keeps it up for longer, as networks want
+            it; None for the model's ``decay``, else exponential.
         elbo: A Pyro ELBO, or a class of one; None for what the pair asks for (:attr:`pyro_lvm.Pair.elbo`), else
             ``Trace_ELBO``.
         particles: Draws a row and step, for an ELBO that is not given as an object.
@@ -170,6 +173,8 @@ def fit(
     _check_options(steps, epochs, batch_size, lr, particles, train, tolerance, max_steps, patience, compile)
     if resume and checkpoint is None:
         raise TrainingError("resume needs the checkpoint to resume from: give checkpoint=PATH")
+    if decay is not None and decay not in DECAYS:
+        raise TrainingError(f"decay={decay!r}: expected one of {', '.join(DECAYS)}")
     target = choose_device(device)
     rows = data if isinstance(data, (RowStream, GreyRows)) else _to_tensor(data)
     train_rows, validation_rows, held_out = hold_out(rows, validation, seed)
@@ -188,6 +193,7 @@ def fit(
         "epochs": epochs,
         "batch_size": batches.batch_size,
         "lr": lr,
+        "decay": decay,
         "particles": particles,
         "train": train,
         "optimizer": [getattr(optimizer, "__name__", str(optimizer)), str(optimizer_options), clip_norm],
@@ -204,6 +210,7 @@ def fit(
         batches=batches,
         validation=None if validation_rows is None else validation_rows.to(target),
         lr=lr if lr is not None else float(getattr(pair.model, "learning_rate", _DEFAULT_LR)),
+        decay=decay if decay is not None else getattr(pair.model, "decay", "exponential"),
         make_elbo=lambda: _fresh_elbo(elbo, particles),
         make_optim=lambda: FusedOptim(optimizer, dict(optimizer_options or {}), clip_norm),
         averaging=averaging,

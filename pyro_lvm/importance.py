@@ -50,7 +50,7 @@ class ImportanceWeightedELBO(Trace_ELBO):
         """Minus the bound, in nats; its gradients are added to the parameters'."""
         loss, surrogate = self._losses(model, guide, args, kwargs)
         if surrogate.requires_grad:
-            surrogate.backward(retain_graph=self.retain_graph)  # type: ignore[no-untyped-call]
+            surrogate.backward(retain_graph=self.retain_graph)
         value: float = torch_item(loss)
         warn_if_nan(value, "loss")  # type: ignore[call-overload]
         return value

@@ -66,9 +66,8 @@ class LatentFigures:
         # The most used coordinates, in their own order.
         self.dims = sorted(order[:_MAX_COORDINATES])
         self._pair_of_dims = (sorted(order[:2])[0], sorted(order[:2])[-1])
-        shown = self._in_units(space.rows[: 10 * _MAX_POINTS].reshape(len(space.rows[: 10 * _MAX_POINTS]), -1))
-        self._rows = shown
-        finite = shown[shown.isfinite()]
+        self._rows = self._in_units(space.rows.reshape(len(space.rows), -1))
+        finite = self._rows[self._rows.isfinite()]
         self._limits = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -182,22 +181,24 @@ class LatentFigures:
         order = self._random.permutation(len(self.space.rows))
         if classes is not None:
             # One of each class after the other, so that neighbours in this order differ.
-            ranks = np.concatenate([np.arange(n) for n in [int((classes == c).sum()) for c in np.unique(classes[order])]])
+            _, sizes = np.unique(classes, return_counts=True)
+            ranks = np.concatenate([np.arange(size) for size in sizes])
             by_class = order[np.argsort(classes[order], kind="stable")]
             order = by_class[np.argsort(ranks, kind="stable")]
         ends = torch.from_numpy(order[: 2 * count].reshape(count, 2).copy())
         start, end = (self.space.embed(self.space.rows[ends[:, i]]) for i in range(2))
-        return self._image_rows(
-            self._decoded(self.space.interpolate(start, end, _NUM_IMAGES)), "From the latent mean of one row to another's"
-        )
+        points = self.space.interpolate(start, end, _NUM_IMAGES)
+        return self._image_rows(self._decoded(points), "From the latent mean of one row to another's")
 
     def samples_near(self) -> Figure:
         """New rows where those of each class are; or, without classes, around single rows."""
         classes = self._classes()
         if classes is None:
             chosen = self._some(len(self.space.rows), _NUM_PAIRS)
-            near = [self._decoded(self.space.sample_near(self.space.rows[i : i + 1], _NUM_IMAGES, seed=int(i))) for i in chosen]
-            own = [torch.cat([self._rows[i : i + 1], x]) for i, x in zip(chosen.tolist(), near, strict=True)]
+            own = []
+            for i in chosen.tolist():
+                near = self.space.sample_near(self.space.rows[i : i + 1], _NUM_IMAGES, seed=self.seed)
+                own.append(torch.cat([self._rows[i : i + 1], self._decoded(near)]))
             columns = ["the row", *[""] * _NUM_IMAGES]
             return self._image_rows(torch.stack(own), "Rows and draws near them", columns=columns)
         codes = [code for code in np.unique(classes) if code >= 0][:_MAX_CLASSES]
@@ -226,7 +227,8 @@ class LatentFigures:
             axes=figure.subplots(*shape, squeeze=False),
         )
         figure.suptitle(
-            f"Samples, the rows that they are nearest to, and how far (rows from each other: {nearest.typical_distance:.3g})"
+            "Samples, the rows that they are nearest to, and how far "
+            f"(rows from each other: {nearest.typical_distance:.3g})"
         )
         return figure
 

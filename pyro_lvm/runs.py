@@ -279,9 +279,14 @@ def read_run(run: str | Path, *, pair: str | None = None) -> tuple[Artifact, Dat
     try:
         source = DataSource.from_config(saved.config["data"])
         scaling = data.Scaling.from_config(saved.config["scaling"])
-        _ = saved.config["data"]["sha256"], saved.config["data"]["shape"], saved.config["training"]["seed"]
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(f"'{run}' is damaged: its configuration lacks {error}") from error
+        _, data_dim = saved.config["data"]["shape"]
+        _ = saved.config["data"]["sha256"], saved.config["training"]["seed"], range(data_dim)
+        _ = list(saved.config.get("features") or ())
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ArtifactError(
+            f"'{run}' is damaged: its configuration lacks something, or has it of the wrong kind ({error}): restore "
+            "config.json or fit again"
+        ) from error
     return saved, source, scaling
 
 

@@ -110,7 +110,7 @@ def save_curve(curve: SelectionCurve, out: Path) -> list[Path]:
     """
     figure = Figure(figsize=(7.0, 4.3), layout="constrained")
     selection_curve(curve, ax=figure.add_subplot())
-    write_table(out / CURVE, curve.to_frame())
+    write_table(out / CURVE, [curve.to_frame()])
     with replacing(out / PICTURE) as beside:
         figure.savefig(beside, dpi=_DPI, bbox_inches="tight")
     return [out / CURVE, out / PICTURE]

@@ -117,9 +117,8 @@ def _kl(prior: Any, posterior: Any) -> tuple[Tensor, int]:
     """Divergences by row and coordinate, shape (..., coordinates), and how many coordinates one of them is of."""
     p, q = _coordinates(prior["fn"]), _coordinates(posterior["fn"])
     if p is None or q is None:
-        return (posterior["unscaled_log_prob"] - prior["unscaled_log_prob"])[..., None], int(
-            posterior["fn"].event_shape.numel()
-        )
+        by_row = posterior["unscaled_log_prob"] - prior["unscaled_log_prob"]
+        return by_row[..., None], int(posterior["fn"].event_shape.numel())
     try:
         kl = kl_divergence(q, p)
     except NotImplementedError:

@@ -43,6 +43,14 @@ _FINAL_LR = 1e-3
 _RECORDS_PER_SCHEDULE = 100
 _CHECKS_PER_SCHEDULE = 20
 
+Decay = Literal["exponential", "cosine"]
+"""How the learning rate falls over a schedule."""
+DECAYS: dict[str, Callable[[float], float]] = {
+    "exponential": lambda share: _FINAL_LR**share,
+    "cosine": lambda share: (1 + math.cos(math.pi * share)) / 2,
+}
+"""Of the first rate, what is left after a share of the schedule."""
+
 Callback = Callable[["TrainingState"], None]
 
 
@@ -97,6 +105,7 @@ class Trainer:
         batches: Batches,
         validation: Tensor | None,
         lr: float,
+        decay: Decay,
         make_elbo: Callable[[], ELBO],
         make_optim: Callable[[], FusedOptim],
         averaging: bool,
@@ -109,6 +118,7 @@ class Trainer:
         self.batches = batches
         self.validation = validation
         self.lr = lr
+        self.decay = decay
         self.elbo = make_elbo()
         self.make_optim = make_optim
         self.averaging = averaging
@@ -186,7 +196,7 @@ class Trainer:
         stopped = "budget"
         with self._feeding():
             while s.t < s.steps:
-                lr = s.lr * _FINAL_LR ** (s.t / s.steps)
+                lr = s.lr * DECAYS[self.decay](s.t / s.steps)
                 self.optim.set_lr(lr)
                 if isinstance(self.elbo, TemperedELBO):
                     self.elbo.set_step(self.step, self.pair.device)
@@ -207,12 +217,8 @@ class Trainer:
                     if self._record(s, lr, reporter):
                         stopped = "callback"
                         break
-                if (
-                    s.watched
-                    and not self._warming_up()
-                    and (s.t % check_every == 0 or s.t == s.steps)
-                    and self._patience_ran_out()
-                ):
+                due = s.t % check_every == 0 or s.t == s.steps
+                if s.watched and due and not self._warming_up() and self._patience_ran_out():
                     stopped = "early stopping"
                     break
                 self.after_step(self)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -326,10 +327,25 @@ def other_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("length,width,height,weight,age\n1,2,3,,5,6\n", (), "fields in line 2"),
         ("length,width,height,weight,age\n1,2,3,,5\n", ("--draws", "0"), "draws=0"),
         ("length,width,height,weight,age\n1,2,3,,5\n", ("--seed", "-1"), "seed=-1"),
+        ("length,width,height,weight,age\n1,2,3,,5\n", ("--draws", "1", "--seed", "4294967296"), "less than 2^32"),
+        ("length,width,height,weight,age\n1,2,3,?,5\n", (), "or write NA); the run was fitted to this column"),
         ("length,width,height,weight,age,draw\n1,2,3,,5,6\n", ("--draws", "2"), "has a column 'draw' already"),
         ("length,width,height,weight,age\n1,2,3,,5\n", ("--out", "o.parquet"), "a file of the same ending"),
     ],
-    ids=["no file", "empty", "columns", "text", "infinity", "ragged", "draws", "seed", "draw", "ending"],
+    ids=[
+        "no file",
+        "empty",
+        "columns",
+        "text",
+        "infinity",
+        "ragged",
+        "draws",
+        "seed",
+        "large seed",
+        "mark",
+        "draw",
+        "ending",
+    ],
 )
 def test_imputation_refuses_what_it_cannot_use(
     text: str | None,
@@ -366,6 +382,36 @@ def test_imputation_refuses_runs_and_files(
     message = refused(capsys, "impute", other_run / "run", "--pair", pair, "--data", table, "--out", tmp_path / "o.csv")
     assert "can't impute" in message
     assert not (tmp_path / "o.csv").exists()
+
+
+def test_draws_of_a_table_without_rows(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "none.npy", np.empty((0, 5)))
+    base = ("impute", folder / "run", "--data", tmp_path / "none.npy", "--out", tmp_path / "out.npy", "--draws", 2)
+    code, printed, err = run(capsys, *base)
+    assert (code, err) == (0, "")
+    assert "saved 2 draws" in printed
+    assert np.load(tmp_path / "out.npy").shape == (2, 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"), [("data", "shape", None), ("data", "shape", [5]), (None, "features", 5)]
+)
+def test_a_damaged_configuration_is_told_in_one_line(
+    section: str | None,
+    name: str,
+    value: object,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(folder / "run", tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    (config if section is None else config[section])[name] = value
+    path.write_text(json.dumps(config))
+    table = ("--data", folder / "holes.csv", "--out", tmp_path / "out.csv")
+    for command in ("impute", "embed"):
+        assert "is damaged" in refused(capsys, command, tmp_path / "run", *table)
 
 
 # ------------------------------------------------------------------ embed
@@ -476,6 +522,7 @@ def test_every_criterion_gives_its_curve(criterion: str, tmp_path: Path, capsys:
         (("--range", "3:1"), "--range 3:1: expected whole numbers"),
         (("--range", "0:3"), "--range 0:3: expected whole numbers"),
         (("--range", "2,2"), "--range 2,2: expected whole numbers"),
+        (("--range", "1:99999999999"), "at most 10,000"),
         (("--range", "64:64"), "n_components=64"),
         (("--range", "1:2", "--criterion", "luck"), "criterion='luck'"),
         (("--range", "1:2", "--parameter", "depth"), "no parameter 'depth'"),
@@ -490,6 +537,19 @@ def test_selection_refuses_what_it_cannot_use(
 ) -> None:
     assert message in refused(capsys, "select", "ppca", "--out", tmp_path / "out", *arguments)
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_size_too_large_is_refused_before_the_others_are_fitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Wrong: hours of fits would be lost to the last candidate.
+    sizes = []
+    fit = em.PPCA.fit
+    monkeypatch.setattr(em.PPCA, "fit", lambda self, x: sizes.append(self.n_components) or fit(self, x))
+    np.save(tmp_path / "rows.npy", ROWS / ROWS.std(0))
+    message = refused(capsys, "select", "ppca", "--data", tmp_path / "rows.npy", "--range", "1:5")
+    assert "expected a whole number from 1 to 4" in message
+    assert sizes == [5]
 
 
 def test_pairs_without_an_estimator_are_refused(other_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

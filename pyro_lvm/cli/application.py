@@ -11,6 +11,7 @@ import typer
 from pyro_lvm.cli.applying import embed_command, impute_command
 from pyro_lvm.cli.contract import check_command, list_pairs
 from pyro_lvm.cli.gradients import gradients_command
+from pyro_lvm.cli.judging import evidence_command, latent_command
 from pyro_lvm.cli.selecting import select_command
 from pyro_lvm.cli.training import evaluate_command, fit_command
 from pyro_lvm.errors import PyroLvmError
@@ -31,6 +32,8 @@ app.command("list")(list_pairs)
 app.command("check")(check_command)
 app.command("fit")(fit_command)
 app.command("evaluate")(evaluate_command)
+app.command("evidence")(evidence_command)
+app.command("latent")(latent_command)
 app.command("impute")(impute_command)
 app.command("embed")(embed_command)
 app.command("select")(select_command)

@@ -49,7 +49,8 @@ def impute_command(
                 text += f", {done.num_rows_unobserved} of them with nothing observed"
         else:
             text = f"no entry is missing in {done.num_rows} rows: nothing to fill"
-        print(f"{text}; saved {'' if draws is None else f'{draws} draws '}in {out}")
+        drawn = "" if draws is None else f"{draws} draw{'s' * (draws != 1)} "
+        print(f"{text}; saved {drawn}in {out}")
 
 
 def embed_command(

@@ -18,9 +18,12 @@ BetaArg = Annotated[float, typer.Option(help="Weight of the KL terms: 1 for the 
 WarmupArg = Annotated[int, typer.Option(help="Steps over which the weight of the KL terms rises from 0.")]
 FreeBitsArg = Annotated[float, typer.Option(help="Nats a latent coordinate and row that cost nothing.")]
 ClipArg = Annotated[float | None, typer.Option(help="Largest norm of the gradient of the loss a row.")]
+DecayArg = Annotated[
+    str | None, typer.Option(help="How the rate falls: exponential or cosine; the pair has a default.")
+]
 PatienceArg = Annotated[int, typer.Option(help="Checks without gain on held-out rows that end training, of 20.")]
 
-OBJECTIVE_OPTIONS = ("bound", "beta", "warmup", "free_bits", "clip_norm", "patience")
+OBJECTIVE_OPTIONS = ("bound", "beta", "warmup", "free_bits", "clip_norm", "patience", "decay")
 """Names of the parameters that take these."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,9 @@ from pyro_lvm.cli.options import (
 from pyro_lvm.em import SelectionCurve
 from pyro_lvm.errors import PyroLvmError
 from pyro_lvm.selecting import check_curve_folder, save_curve, select_size
+
+# Each is fitted, and to several folds.
+_MOST_CANDIDATES = 10_000
 
 
 def select_command(
@@ -83,18 +87,21 @@ def select_command(
             print(f"saved in {out}: {', '.join(path.name for path in written)}")
 
 
-def _candidates(text: str) -> list[int]:
+def _candidates(text: str) -> Sequence[int]:
     """``1:20`` and ``1:20:2`` with both ends, or ``2,5,10``."""
     try:
         if ":" in text:
             first, last, *step = (int(part) for part in text.split(":"))
-            numbers = list(range(first, last + 1, *step))
+            numbers: Sequence[int] = range(first, last + 1, *step)
         else:
             numbers = [int(part) for part in text.split(",")]
     except (ValueError, TypeError):
         numbers = []
-    if not numbers or min(numbers) < 1 or len(set(numbers)) < len(numbers):
-        raise PyroLvmError(f"--range {text}: expected whole numbers from 1 up, as in 1:20, 1:20:2 or 2,5,10")
+    if not 1 <= len(numbers) <= _MOST_CANDIDATES or min(numbers) < 1 or len(set(numbers)) < len(numbers):
+        raise PyroLvmError(
+            f"--range {text}: expected whole numbers from 1 up, at most {_MOST_CANDIDATES:,} of them, as in 1:20, "
+            "1:20:2 or 2,5,10"
+        )
     return numbers
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from pyro_lvm.errors import DataError
 # What float32 parameters can tell of a number.
 _FORMAT = "{:.9g}"
 _DRAW = "draw"
+_ADVICE = "the run was fitted to this column: write its cells as numbers, and missing ones as empty cells or NA"
 
 
 @dataclass(frozen=True)
@@ -103,54 +104,78 @@ class Cells:
         Raises:
             DataError: for a cell that isn't a number, or is infinite.
         """
-        values = to_numbers(self.frame[list(columns)], name=self.name)
+        values = to_numbers(self.frame[list(columns)], name=self.name, advice=_ADVICE)
         check_no_infinity(values, name=self.name, names=tuple(columns))
         return values
 
-    def filled(self, columns: Sequence[str], values: npt.NDArray[np.float64]) -> pd.DataFrame:
+    def filled(
+        self, columns: Sequence[str], values: npt.NDArray[np.float64], missing: npt.NDArray[np.bool_]
+    ) -> pd.DataFrame:
         """Fill what is missing, and leave every other cell as it is.
 
         Args:
             columns: names of the columns to fill.
             values: (num_rows, number of columns), of which those of missing cells are used.
+            missing: (num_rows, number of columns), which cells these are.
         """
-        frame = self.frame.copy()
-        observed = self.numbers(columns)
+        frame = self.frame.copy(deep=False)
         for index, column in enumerate(columns):
-            missing = np.isnan(observed[:, index])
-            if not missing.any():
-                continue
-            if pd.api.types.is_numeric_dtype(frame[column].dtype):
-                whole = np.where(missing, values[:, index], observed[:, index])
-                is_float = pd.api.types.is_float_dtype(frame[column].dtype)
-                frame[column] = pd.Series(whole, frame.index).astype(frame[column].dtype if is_float else np.float64)
-            else:
-                cells = frame[column].to_numpy(dtype=object, copy=True)
-                cells[missing] = [_FORMAT.format(value) for value in values[missing, index]]
-                frame[column] = pd.Series(cells, frame.index, dtype=frame[column].dtype)
+            if missing[:, index].any():
+                frame[column] = _filled_column(frame[column], values[:, index], missing[:, index])
         return frame
 
-    def write(self, path: Path, frames: Sequence[pd.DataFrame], *, numbered: bool = False) -> None:
+    def write(self, path: Path, frames: Iterable[pd.DataFrame], *, draws: int | None = None) -> None:
         """Write tables with this one's columns to a file of the same kind.
 
         Args:
             path: the file, with this one's ending; one that is there is replaced once the new one is complete.
-            frames: one table, or several, which follow each other.
-            numbered: whether a column ``draw`` in front says which of the tables a row is of, from 1 on; .npy has a
-                dimension more in front.
+            frames: one table, or several, which follow each other; they are taken one at a time.
+            draws: None for one table; else how many there are: a column ``draw`` in front says which of them a row is
+                of, from 1 on, and .npy has a dimension more in front.
 
         Raises:
             DataError: for a column of the name ``draw`` among the others, or a file that can't be written.
         """
         if self.ending == ".npy":
-            arrays = [frame.to_numpy() for frame in frames]
             with replacing(path) as beside:
-                np.save(beside, np.stack(arrays) if numbered else arrays[0])
+                _write_array(beside, (frame.to_numpy() for frame in frames), draws)
             return
-        table, header = frames[0], self.header
-        if numbered:
+        header = self.header
+        if draws is not None:
             if _DRAW in self.frame.columns:
                 raise DataError(f"{self.name} has a column {_DRAW!r} already: rename it, or ask for no draws")
-            table = pd.concat(frames, keys=range(1, len(frames) + 1), names=[_DRAW]).reset_index(_DRAW)
+            frames = (_numbered(frame, index) for index, frame in enumerate(frames, start=1))
             header = None if header is None else [_DRAW, *header]
-        write_table(path, table, delimiter=self.delimiter, header=False if header is None else header)
+        write_table(path, frames, delimiter=self.delimiter, header=False if header is None else header)
+
+
+def _filled_column(column: pd.Series, values: npt.NDArray[np.float64], missing: npt.NDArray[np.bool_]) -> pd.Series:
+    if not pd.api.types.is_numeric_dtype(column.dtype):
+        cells = column.to_numpy(dtype=object, copy=True)
+        if all(isinstance(cell, str) for cell in cells[~missing]):
+            cells[missing] = [_FORMAT.format(value) for value in values[missing]]
+            # What is filled in isn't among the categories.
+            dtype = None if isinstance(column.dtype, pd.CategoricalDtype) else column.dtype
+            return pd.Series(cells, column.index, dtype=dtype)
+        # Such as a decimal fraction's: one kind of number a column.
+        column = pd.to_numeric(pd.Series(np.where(missing, np.nan, cells), column.index))
+    whole = np.where(missing, values, column.to_numpy(dtype=np.float64, na_value=np.nan))
+    return pd.Series(whole, column.index).astype(
+        column.dtype if pd.api.types.is_float_dtype(column.dtype) else np.float64
+    )
+
+
+def _numbered(frame: pd.DataFrame, draw: int) -> pd.DataFrame:
+    frame.insert(0, _DRAW, draw)
+    return frame
+
+
+def _write_array(path: Path, arrays: Iterable[npt.NDArray[np.generic]], draws: int | None) -> None:
+    """As numpy.save would write them stacked, one after the other."""
+    with path.open("wb") as file:
+        for index, array in enumerate(arrays):
+            if index == 0:
+                facts = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(array))
+                facts["shape"] = array.shape if draws is None else (draws, *array.shape)
+                np.lib.format.write_array_header_1_0(file, facts)
+            file.write(array.tobytes())

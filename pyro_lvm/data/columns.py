@@ -18,6 +18,9 @@ from pyro_lvm.errors import DataError
 _MISSING_WORDS = frozenset({"", "NA", "N/A", "n/a", "NULL", "null", "None", "NaN", "nan", "-NaN", "-nan", "<NA>"}) | {
     *("#N/A", "#N/A N/A", "#NA", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN")
 }
+_ADVICE = (
+    "leave it out (--drop NAME), use it as the label (--label NAME), or choose the numeric columns (--features A,B)"
+)
 _TRUTH = {"true": 1.0, "false": 0.0}
 # float() alone would also take 1_000, and digits of other scripts.
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
@@ -133,13 +136,14 @@ def split_columns(
     return table[kept], None if label is None else table[label]
 
 
-def to_numbers(table: pd.DataFrame, *, name: str = "data") -> npt.NDArray[np.float64]:
+def to_numbers(table: pd.DataFrame, *, name: str = "data", advice: str = _ADVICE) -> npt.NDArray[np.float64]:
     """Read every cell of a table as a number.
 
     Args:
         table: columns of numbers, truth values, or text that reads as a number (``" 2.5 "``, ``"1e-3"``); a missing
             value is an empty cell, NaN, NA or None.
         name: what messages call the table.
+        advice: what to do about a column that isn't numeric.
 
     Returns:
         (num_rows, data_dim) float64, NaN for a missing value.
@@ -149,11 +153,11 @@ def to_numbers(table: pd.DataFrame, *, name: str = "data") -> npt.NDArray[np.flo
     """
     numbers = np.empty(table.shape, np.float64)
     for index, column in enumerate(table.columns):
-        numbers[:, index] = _column_numbers(table[column], name)
+        numbers[:, index] = _column_numbers(table[column], name, advice)
     return numbers
 
 
-def _column_numbers(column: "pd.Series", name: str) -> npt.NDArray[np.float64]:
+def _column_numbers(column: "pd.Series", name: str, advice: str) -> npt.NDArray[np.float64]:
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = pd.Series(np.asarray(column.array), name=column.name)
     if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_complex_dtype(column.dtype):
@@ -166,11 +170,12 @@ def _column_numbers(column: "pd.Series", name: str) -> npt.NDArray[np.float64]:
     hint = ""
     if isinstance(value, str) and number_in(value.replace(",", "")) is not None:
         hint = " (write numbers with a decimal point and no commas)"
+    elif isinstance(value, str) and not any(map(str.isalnum, value)):
+        hint = " (leave a missing value's cell empty, or write NA)"
     elif row == 0 and str(column.name).isdecimal():
         hint = " (if that is a header, say header=True)"
     raise DataError(
-        f"column {str(column.name)!r} of {name} isn't numeric: {brief(value)} in row {row + 1}{hint}; leave it out "
-        "(--drop NAME), use it as the label (--label NAME), or choose the numeric columns (--features A,B)"
+        f"column {str(column.name)!r} of {name} isn't numeric: {brief(value)} in row {row + 1}{hint}; {advice}"
     )
 
 

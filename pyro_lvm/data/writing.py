@@ -6,11 +6,13 @@ import contextlib
 import csv
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pyro_lvm.errors import DataError
 
@@ -64,12 +66,15 @@ def replacing(path: Path) -> Iterator[Path]:
             folder.cleanup()
 
 
-def write_table(path: Path, table: pd.DataFrame, *, delimiter: str = ",", header: Sequence[str] | bool = True) -> None:
+def write_table(
+    path: Path, parts: Iterable[pd.DataFrame], *, delimiter: str = ",", header: Sequence[str] | bool = True
+) -> None:
     """Write a table as text, or as Parquet where the name says so.
 
     Args:
         path: the file.
-        table: the table; its index isn't written.
+        parts: the table's rows, in one part or more of the same columns, of which only one is in memory at a time;
+            their indices aren't written.
         delimiter: between two cells of text.
         header: the first line's cells in place of the columns' names; False for no such line.
 
@@ -78,9 +83,26 @@ def write_table(path: Path, table: pd.DataFrame, *, delimiter: str = ",", header
     """
     with replacing(path) as beside:
         if path.suffix.lower() == ".parquet":
-            table.to_parquet(beside, index=False)
+            _write_parquet(beside, parts)
         else:
             names = header if isinstance(header, bool) else list(header)
             # Cells that blanks separate have none, and quotes in them are their own.
             quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == " " else csv.QUOTE_MINIMAL
-            table.to_csv(beside, sep=delimiter, header=names, index=False, quoting=quoting)
+            for index, part in enumerate(parts):
+                part.to_csv(
+                    beside,
+                    sep=delimiter,
+                    header=False if index else names,
+                    index=False,
+                    quoting=quoting,
+                    mode="a" if index else "w",
+                )
+
+
+def _write_parquet(path: Path, parts: Iterable[pd.DataFrame]) -> None:
+    tables = (pa.Table.from_pandas(part, preserve_index=False) for part in parts)
+    first = next(tables)
+    with pq.ParquetWriter(path, first.schema) as writer:
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table)

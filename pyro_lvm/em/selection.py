@@ -134,24 +134,25 @@ def select(
         "imputation": lambda model: _over(folds, lambda fold: _imputation_error(model, x, fold, named)),
         "bic": lambda model: (_bic(model.fit(named(x)), named(x)), 0.0),
     }[criterion]
-    results = []
+    results: dict[int, tuple[float, float]] = {}
     with Reporter(f"select {parameter}", enabled=verbose) as reporter, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warned = []
-        for index, value in enumerate(values):
+        # The largest first: one that is too large for the data says so before the others are fitted.
+        for value in sorted(set(values), reverse=True):
             already = len(caught)
-            results.append(measure(clone(estimator).set_params(**{parameter: value})))
-            reporter.update(index + 1, len(values), f"{parameter}={value}: {results[-1][0]:.4f}")
+            results[value] = measure(clone(estimator).set_params(**{parameter: value}))
+            reporter.update(len(results), len(values), f"{parameter}={value}: {results[value][0]:.4f}")
             warned += [value] * (len(caught) > already)
     if caught:
         # One word for what each of many fits would say again.
+        sizes = ", ".join(map(str, reversed(warned)))
         warnings.warn(
-            f"{len(caught)} warnings from fits with {parameter}={', '.join(map(str, warned))}, the first of them: "
-            f"{caught[0].message}",
+            f"{len(caught)} warnings from fits with {parameter}={sizes}, the first of them: {caught[0].message}",
             caught[0].category,
             stacklevel=2,
         )
-    means, errors = zip(*results, strict=True)
+    means, errors = zip(*(results[value] for value in values), strict=True)
     return SelectionCurve(parameter, criterion, values, means, errors, criterion == "evidence")
 
 

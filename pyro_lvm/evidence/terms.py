@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,21 +10,17 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from pyro_lvm.elbo import RowDraw, by_row, draw_rows
 from pyro_lvm.errors import DataError, PairError
 from pyro_lvm.evidence.units import LatentUnits, UnitRecord, warn_of_collapse
-from pyro_lvm.evidence.weights import Rows
+from pyro_lvm.evidence.weights import Rows, WeightSums, row_blocks
 from pyro_lvm.linear_gaussian import gaussian_kl
 from pyro_lvm.pair import Pair, refuse_holes
 from pyro_lvm.plate import feeding
 from pyro_lvm.seeding import seeded
-
-# Entries of x that are drawn for at once.
-_BLOCK_ENTRIES = 2**22
 
 
 @dataclass(frozen=True)
@@ -34,12 +31,14 @@ class Terms:
 
     Attributes:
         reconstruction: The first, by Monte Carlo, shape (rows,), float64, on the CPU.
+        reconstruction_errors: Its Monte Carlo standard errors, NaN from a single draw.
         kl: The second, of each latent site, likewise; a latent's is given those that it depends on.
         analytic: Whether each site's KL comes from the two distributions, rather than from draws.
         units: What each latent dimension of a row is used for, a site at a time; none for discrete latents.
     """
 
     reconstruction: Tensor
+    reconstruction_errors: Tensor
     kl: Mapping[str, Tensor]
     analytic: Mapping[str, bool]
     units: tuple[LatentUnits, ...]
@@ -54,10 +53,17 @@ class Terms:
         """Reconstruction minus KL, shape (rows,)."""
         return self.reconstruction - self.total_kl
 
+    @property
+    def reconstruction_standard_error(self) -> float:
+        """Monte Carlo standard error of the mean reconstruction of these rows, where rows share no latents."""
+        return float(self.reconstruction_errors.square().sum().sqrt()) / len(self.reconstruction)
+
     def to_json(self) -> dict[str, Any]:
         """Means over the rows as plain JSON."""
+        error = self.reconstruction_standard_error
         return {
             "reconstruction": float(self.reconstruction.mean()),
+            "reconstruction_standard_error": error if math.isfinite(error) else None,
             "kl": float(self.total_kl.mean()),
             "kl_by_latent": {name: float(value.mean()) for name, value in self.kl.items()},
             "kl_analytic": dict(self.analytic),
@@ -93,7 +99,7 @@ def elbo_terms(pair: Pair, rows: Rows, draws: int = 16, *, num_rows: int | None 
     parts: list[Terms] = []
     records: dict[str, UnitRecord] = {}
     with pair.evaluating(), seeded(seed), poutine.block():
-        for x, known_rows in _blocks(pair, rows):
+        for x, known_rows in row_blocks(pair, rows):
             refuse_holes(pair, x)
             parts.append(_block_terms(pair, x, draws, num_rows or known_rows or len(x), records))
     if not parts:
@@ -101,6 +107,7 @@ def elbo_terms(pair: Pair, rows: Rows, draws: int = 16, *, num_rows: int | None 
     first = parts[0]
     terms = Terms(
         torch.cat([p.reconstruction for p in parts]),
+        torch.cat([p.reconstruction_errors for p in parts]),
         {name: torch.cat([p.kl[name] for p in parts]) for name in first.kl},
         {name: all(p.analytic[name] for p in parts) for name in first.analytic},
         tuple(record.units(name) for name, record in records.items()),
@@ -109,20 +116,14 @@ def elbo_terms(pair: Pair, rows: Rows, draws: int = 16, *, num_rows: int | None 
     return terms
 
 
-def _blocks(pair: Pair, rows: Rows) -> Iterator[tuple[Tensor, int | None]]:
-    known = len(rows) if isinstance(rows, Tensor) else None
-    for batch in [rows] if isinstance(rows, Tensor) else rows:
-        size = len(batch) if isinstance(pair.guide, AutoGuide) else _BLOCK_ENTRIES // max(1, batch[:1].numel())
-        for block in batch.split(max(1, size)) if len(batch) else ():
-            yield block.to(pair.device), known
-
-
 def _block_terms(pair: Pair, x: Tensor, draws: int, total_rows: int, records: dict[str, UnitRecord]) -> Terms:
     total: Terms | None = None
+    reconstruction = WeightSums(len(x), x.device)
     for number in range(draws):
         with feeding(None):
             draw = draw_rows(pair, x, total_rows)
         one = _draw_terms(draw, len(x), total_rows)
+        reconstruction.add(one.reconstruction[None])
         for name, q, p, value in _own_latents(draw, len(x)):
             record = records.setdefault(name, UnitRecord())
             record.add(q, p, value, new_rows=number == 0, share=1 / draws)
@@ -130,13 +131,15 @@ def _block_terms(pair: Pair, x: Tensor, draws: int, total_rows: int, records: di
     assert total is not None
     return replace(
         total,
-        reconstruction=(total.reconstruction / draws).cpu(),
+        reconstruction=reconstruction.mean.cpu(),
+        reconstruction_errors=reconstruction.mean_error.cpu(),
         kl={name: (value / draws).cpu() for name, value in total.kl.items()},
     )
 
 
 def _plus(a: Terms, b: Terms) -> Terms:
-    return replace(a, reconstruction=a.reconstruction + b.reconstruction, kl={n: v + b.kl[n] for n, v in a.kl.items()})
+    kl = {name: value + b.kl[name] for name, value in a.kl.items()}
+    return replace(a, kl=kl, analytic={name: a.analytic[name] and b.analytic[name] for name in kl})
 
 
 def _draw_terms(draw: RowDraw, num_rows: int, total_rows: int) -> Terms:
@@ -157,7 +160,8 @@ def _draw_terms(draw: RowDraw, num_rows: int, total_rows: int) -> Terms:
         else:
             value = by_row(q, q["log_prob"], num_rows, total_rows) - log_prior
         divergences[name] = value.expand(num_rows)
-    return Terms(draw.log_joint - log_priors, divergences, analytic, ())
+    reconstruction = draw.log_joint - log_priors
+    return Terms(reconstruction, torch.full_like(reconstruction, math.nan), divergences, analytic, ())
 
 
 def _latents(draw: RowDraw) -> Iterator[tuple[str, Any, Any]]:

@@ -142,7 +142,7 @@ def weigh_rows(
         seeded(seed),
         poutine.block(),
     ):
-        for x, known_rows in _blocks(pair, rows, chunk_rows):
+        for x, known_rows in row_blocks(pair, rows, chunk_rows):
             refuse_holes(pair, x)
             sums = WeightSums(len(x), x.device)
             # An autoguide's plates have a size of their own, and what rows share is to be drawn anew for each particle.
@@ -173,7 +173,7 @@ def weigh_rows(
     return finished, shared
 
 
-def _blocks(pair: Pair, rows: Rows, chunk_rows: int | None) -> Iterator[tuple[Tensor, int | None]]:
+def row_blocks(pair: Pair, rows: Rows, chunk_rows: int | None = None) -> Iterator[tuple[Tensor, int | None]]:
     """Rows in blocks on the pair's device, and how many there are in all, where that is known."""
     known = len(rows) if isinstance(rows, Tensor) else None
     for batch in [rows] if isinstance(rows, Tensor) else rows:

@@ -44,9 +44,9 @@ class NetworkBaseline:
         with pair.evaluating():
             elbo = row_elbo(pair, x, _DRAWS)
         self.mean, self.spread = float(elbo.mean()), max(float(elbo.std(correction=0)), 1e-3 * float(elbo.abs().mean()))
-        self.network = nn.Sequential(nn.Linear(rows.shape[1], _HIDDEN), nn.Tanh(), nn.Linear(_HIDDEN, 1)).to(x.device)
-        with torch.no_grad():
-            self.network[-1].weight.zero_()
+        last = nn.Linear(_HIDDEN, 1)
+        nn.init.zeros_(last.weight)
+        self.network = nn.Sequential(nn.Linear(rows.shape[1], _HIDDEN), nn.Tanh(), last).to(x.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=_RATE)
         self.batch = x
 
@@ -59,7 +59,7 @@ class NetworkBaseline:
 
         def guess(batch: Tensor) -> Tensor:
             rows = (batch.reshape(len(batch), -1).double() - self.origin) / self.unit
-            output = self.network(rows.nan_to_num(0.0).to(self.network[0].weight)).squeeze(-1)
+            output = self.network(rows.nan_to_num(0.0).float()).squeeze(-1)
             # The signal is each row's part of the ELBO a row.
             signal: Tensor = (self.mean + self.spread * output) / len(batch)
             return signal.reshape(-1, *(1,) * (-frame.dim - 1)).expand(shape)

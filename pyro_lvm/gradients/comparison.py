@@ -303,10 +303,10 @@ def compare(
         raise PairError(f"no estimator was given: expected some of {', '.join(ESTIMATORS)}")
     pair = pair if pair is not None else Pair(model, guide)
     with seeded(seed), Reporter("comparing gradients", enabled=progress) as reporter, _as_it_is(pair):
-        used = pair.materialize(x[:_CHECKED_ROWS])
         x = x.to(pair.device)
         refuse_holes(pair, x)
         quick_check(pair, x[:_CHECKED_ROWS], num_rows=len(x), elbo=pair.elbo)
+        used = pair.materialize(x[:_CHECKED_ROWS])
         parameters = {name: p for name, p in pair.named_parameters() if p.requires_grad}
         if not parameters:
             raise PairError("the pair has no parameters: there is no gradient to estimate")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 from torch.distributions.kl import register_kl
 
 
-@register_kl(MultivariateNormal, Independent)
-def normal_from_independent_normals(q: MultivariateNormal, p: Independent) -> Tensor:
+def normal_from_independent_normals(q: MultivariateNormal, p: Any) -> Tensor:
     r"""KL(q || p) in nats, for q = N(m, L L^T) and p a product of N(a_j, s_j^2), of their batch shape.
 
     .. math:: \frac{1}{2} \sum_j \left[ \frac{(L L^\top)_{jj} + (m_j - a_j)^2}{s_j^2} - 1 + \log s_j^2 \right]
@@ -26,3 +27,6 @@ def normal_from_independent_normals(q: MultivariateNormal, p: Independent) -> Te
     log_det = q.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     divergence: Tensor = 0.5 * (square / variance - 1 + variance.log()).sum(-1) - log_det
     return divergence
+
+
+register_kl(MultivariateNormal, Independent)(normal_from_independent_normals)

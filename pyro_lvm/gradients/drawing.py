@@ -92,7 +92,7 @@ def latents_of(pair: Pair, x: Tensor) -> Latents:
     with seeded(0), pair.evaluating(), torch.enable_grad(), poutine.block():
         guide = poutine.trace(pair.run_guide).get_trace(few)
         model = poutine.trace(poutine.replay(pair.run_model, trace=guide)).get_trace(few)
-    sites = {name: site for name, site in guide.nodes.items() if _is_latent(site)}
+    sites: dict[str, Any] = {name: site for name, site in guide.nodes.items() if _is_latent(site)}
     return Latents(
         pathwise={n: s["fn"] for n, s in sites.items() if s["fn"].has_rsample and not is_point(s["fn"])},
         drawn={n: s["fn"] for n, s in sites.items() if not s["fn"].has_rsample},

@@ -235,7 +235,7 @@ class GradientEstimator:
         self.reference = reference
         self.num_rows = len(x) if num_rows is None else num_rows
         self.network = NetworkBaseline(pair, x) if self.spec.baseline == "network" else None
-        self._elbo = self.spec.elbo(num_particles=self.particles, max_plate_nesting=latents.plate_nesting)
+        self._elbo: Any = self.spec.elbo(num_particles=self.particles, max_plate_nesting=latents.plate_nesting)
         drawing = Drawing(
             scored=self.spec.draws == "score",
             enumerated=self.spec.draws == "enumerated",

@@ -45,8 +45,9 @@ def elbo_curve(history: History, *, optimum: float | None = None, ax: Axes | Non
         raise DataError(f"optimum={optimum}: expected a finite number of nats a row, or None where it is not known")
     ax = own_axes(ax, (7.0, 4.3))
     offset = optimum or 0.0
-    # EM has no rate, and no noise to smooth away.
-    smoothed = len(steps) >= 2 * _SMOOTHING and history.to_frame()["lr"].notna().any()
+    # EM has no rate, a record of each step, and no noise to smooth away.
+    by_gradients = bool(history.to_frame()["lr"].notna().any())
+    smoothed = by_gradients and len(steps) >= 2 * _SMOOTHING
     ax.plot(
         steps,
         elbo - offset,
@@ -54,7 +55,7 @@ def elbo_curve(history: History, *, optimum: float | None = None, ax: Axes | Non
         linewidth=1.0,
         alpha=0.45 if smoothed else 1.0,
         marker="o" if len(steps) < 3 else None,
-        label="ELBO of the training rows (mean between records)",
+        label="ELBO of the training rows" + " (mean between records)" * by_gradients,
     )
     restarts = _restarts(history)
     if smoothed:
@@ -172,4 +173,6 @@ def _cut_depths(ax: Axes, elbo: FloatArray, validation: FloatArray) -> str:
 
 
 def _signed(value: float) -> str:
+    if 0 < abs(value) < 1e-4:
+        return minus(f"{value:+.0e}")
     return "0" if value == 0 else minus(f"{value:+,.15f}".rstrip("0").rstrip("."))

@@ -61,7 +61,9 @@ def prior_and_posterior(
     for ax, z, title in zip(panels, (before, after), titles, strict=True):
         latent_map(z, labels, label_names=label_names, dims=dims, axis_labels=names, ax=ax)
         ax.set_title(title)
-    # One legend serves both.
+    # Under the prior, the middle of a class is nowhere; and one legend serves both.
+    for text in list(panels[0].texts):
+        text.remove()
     legend = panels[0].get_legend()
     if legend is not None:
         legend.remove()

@@ -12,7 +12,7 @@ from pyro_lvm.plots.shared import PALETTE, own_axes
 
 _AXES = {
     "evidence": "held-out log-evidence (nats/row)",
-    "imputation": "squared error of imputing\n(variances of the feature)",
+    "imputation": "squared error of imputing (feature variances)",
     "bic": "BIC",
     "laplace": "Laplace evidence (nats, up to a constant)",
 }
@@ -66,9 +66,9 @@ def selection_curve(curve: SelectionCurve, ax: Axes | None = None) -> Axes:
     )
     counted = _COUNTED.get(curve.parameter, curve.parameter)
     ax.set_xlabel(counted)
-    ax.set_ylabel(
-        f"{_AXES.get(curve.criterion, curve.criterion)}, {'higher' if curve.higher_is_better else 'lower'} is better"
-    )
+    # Two lines: one is longer than a small panel is high.
+    better = f"{'higher' if curve.higher_is_better else 'lower'} is better"
+    ax.set_ylabel(f"{_AXES.get(curve.criterion, curve.criterion)},\n{better}")
     ax.set_title(f"Choice of the {counted}")
     ax.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
     ax.grid(axis="y", color="0.92", linewidth=0.8)

@@ -1,6 +1,8 @@
 """The comparison on the command line and as a picture."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,8 @@ import pytest
 from pyro_lvm import plots
 from pyro_lvm.cli import main
 from pyro_lvm.gradients import GUIDE, compare
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "gradient_estimators.py"
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +91,16 @@ def test_the_picture_shows_each_estimators_noise_by_its_name(make_ppca, ppca_row
     variance = frame[frame["parameter"] == GUIDE].set_index("estimator")["variance"]
     drawn = {tuple(line.get_ydata()): line.get_xdata() for line in ax.lines if line.get_marker() == "D"}
     np.testing.assert_allclose(drawn[0, 1, 2], variance.loc[names] ** 0.5)
+
+
+@pytest.mark.slow
+def test_the_example_tells_its_story(tmp_path):
+    """What it says of score function and reparameterization must be what it prints."""
+    command = [sys.executable, str(EXAMPLE), "--steps", "300", "--draws", "20"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "Warning" not in run.stderr
+    after = run.stdout.partition("ELBO after")[2]
+    lost = {line.split()[0]: float(line.split()[-1]) for line in after.splitlines()[1:5]}
+    assert lost["score"] > 2 * lost["score+network"] > 2 * lost["reparameterization"]
+    assert np.ptp(matplotlib.image.imread(tmp_path / "runs/examples/gradient_estimators.png")) > 0.5

@@ -115,6 +115,16 @@ class TestElboCurve:
         np.testing.assert_allclose(line.get_xdata(), [100, 200])
         np.testing.assert_allclose(line.get_ydata(), [-4, -3])
 
+    def test_steps_of_em_are_no_means(self):
+        """A record of EM is of one step; on its way to the last digits the axis has to stay readable."""
+        history = History()
+        for step in range(9):
+            history.add(step=step, epoch=step, lr=None, elbo=-20.0 - 0.1 * 10.0**-step)
+        ax = plots.elbo_curve(history, optimum=-20.0)
+        draw(ax)
+        assert "ELBO of the training rows" in legend_of(ax)
+        assert max(len(label.get_text()) for label in ax.get_yticklabels()) <= 8
+
     @pytest.mark.parametrize("elbo", [[-500.0], [-20.0], [-20.0, -20.0], [-1e7, -20.0], [float("nan"), -30.0]])
     @pytest.mark.parametrize("optimum", [None, -20.0])
     def test_short_and_odd_histories_draw(self, elbo, optimum):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from pyro_lvm import plots
 from pyro_lvm.em import SelectionCurve
@@ -24,6 +25,15 @@ def test_scores_in_order_and_the_best_marked(higher: bool) -> None:
     np.testing.assert_allclose(line.get_ydata(), [5, 3, 1])
     assert list(best.get_xdata()) == [drawn.best] == [1 if higher else 3]
     ax.figure.canvas.draw()
+
+
+def test_the_axis_is_named_within_a_small_panel() -> None:
+    """Otherwise which way is better would be cut off."""
+    figure = Figure(figsize=(16, 4), layout="constrained")
+    for criterion, ax in zip(("evidence", "imputation", "bic", "laplace"), figure.subplots(1, 4), strict=True):
+        plots.selection_curve(SelectionCurve("n_components", criterion, (1, 2), (1.0, 2.0), (0.1, 0.1), True), ax=ax)
+        figure.draw_without_rendering()
+        assert ax.yaxis.label.get_window_extent().height < figure.bbox.height, criterion
 
 
 def test_what_is_not_finite_is_left_out() -> None:

@@ -1,0 +1,95 @@
+"""``pyro-lvm evidence`` and ``pyro-lvm latent``: how likely a run's model makes rows, and what its latent space is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pyro_lvm.cli.options import (
+    DeviceArg,
+    DropArg,
+    FeaturesArg,
+    FileArg,
+    JsonArg,
+    LabelArg,
+    QuietArg,
+    RootArg,
+    RunArg,
+    data_source,
+)
+from pyro_lvm.judging import evidence_run, latent_run
+from pyro_lvm.tables import evidence_table, neighbourhoods_table
+
+
+def evidence_command(
+    run: RunArg,
+    k: Annotated[int, typer.Option("--k", help="Particles a row; the bound rises to log p(x) with them.")] = 5000,
+    rows: Annotated[int | None, typer.Option("--rows", help="As many rows at random; without it, all.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Other rows; else the run's held-out ones, or all of its own.")
+    ] = None,
+    data_root: RootArg = None,
+    drop: DropArg = None,
+    label: LabelArg = None,
+    features: FeaturesArg = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of rows and of the draws.")] = 0,
+    pair: FileArg = None,
+    device: DeviceArg = "auto",
+    as_json: JsonArg = False,
+    quiet: QuietArg = False,
+) -> None:
+    """Estimate log p(x) of rows: ELBO, importance-weighted bound, exact where it is known, each with its errors.
+
+    Examples:
+
+    - `pyro-lvm evidence runs/ppca --k 1000`
+
+    - `pyro-lvm evidence runs/vae --data test.npy --rows 500 --json`
+    """
+    source = None if data is None else data_source(data, data_root, "none", drop, label, features)
+    result = evidence_run(
+        run,
+        source,
+        k=k,
+        num_rows=rows,
+        root=None if data is not None else data_root,
+        pair=pair,
+        device=device,
+        seed=seed,
+        progress=not (quiet or as_json),
+    )
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    elif not quiet:
+        title = f"evidence of {result.elbo.num_rows} {result.rows} rows"
+        Console().print(evidence_table(result.elbo, result.iwae, result.exact, result.terms, title))
+
+
+def latent_command(
+    run: RunArg,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the figures.")],
+    site: Annotated[str | None, typer.Option(help="Name of the latent, where a row has several.")] = None,
+    neighbours: Annotated[int, typer.Option(help="Neighbours k that are to be kept.")] = 5,
+    data_root: RootArg = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    pair: FileArg = None,
+    device: DeviceArg = "auto",
+    as_json: JsonArg = False,
+    quiet: QuietArg = False,
+) -> None:
+    """Draw a run's latent space, and say how well it keeps the neighbourhoods of its rows.
+
+    Example: `pyro-lvm latent runs/ppca --out runs/ppca/latent`
+    """
+    result = latent_run(
+        run, out, site=site, num_neighbours=neighbours, root=data_root, pair=pair, device=device, seed=seed
+    )
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    elif not quiet:
+        Console().print(neighbourhoods_table(result.neighbourhoods))
+        print(f"saved in {out}: {', '.join(path.name for path in result.written)}")

@@ -1,0 +1,221 @@
+"""What a saved run's pair is worth where no closed form says it: its evidence, and its latent space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_lvm import evidence
+from pyro_lvm.data import Dataset, Scaling
+from pyro_lvm.errors import DataError
+from pyro_lvm.evidence import Estimate, Terms
+from pyro_lvm.fitting import choose_device, hold_out
+from pyro_lvm.latent import LatentSpace, Neighbourhoods, neighbourhoods
+from pyro_lvm.latent_figures import LatentFigures
+from pyro_lvm.pair import HasLogEvidence, Pair, refuse_holes
+from pyro_lvm.runs import read_run
+from pyro_lvm.source import DataSource
+
+# Rows of a stream that are read at a time.
+_SWEEP_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class RunEvidence:
+    """The evidence of a run's model, in nats a row of the data's own units.
+
+    Attributes:
+        rows: Which rows: ``"training"``, ``"held-out"`` or ``"given"``.
+        elbo: The ELBO, from all particles.
+        iwae: The importance-weighted bound; None where rows share latents.
+        exact: The exact evidence, where the model knows it.
+        terms: What the ELBO is made of.
+    """
+
+    rows: str
+    elbo: Estimate
+    iwae: Estimate | None
+    exact: Estimate | None
+    terms: Terms
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as plain JSON."""
+        estimates = {"elbo": self.elbo, "iwae": self.iwae, "exact": self.exact}
+        figures = {name: None if one is None else one.to_json() for name, one in estimates.items()}
+        return {"rows": self.rows, "num_rows": self.elbo.num_rows, **figures, "terms": self.terms.to_json()}
+
+
+def evidence_run(
+    run: str | Path,
+    source: DataSource | None = None,
+    *,
+    k: int = 5000,
+    num_rows: int | None = None,
+    root: str | None = None,
+    pair: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    progress: bool = True,
+) -> RunEvidence:
+    """Estimate the evidence of a saved run's model on its held-out rows, if it has any, its own rows, or others.
+
+    Args:
+        run: Folder of a run.
+        source: Other rows; None for the run's own.
+        k: Particles a row.
+        num_rows: As many rows at random; None for all.
+        root: Folder of the run's own named data set.
+        pair: The pair's file, ``FILE.py:MODEL,GUIDE``, where it was defined in one.
+        device: Where to compute.
+        seed: Of the choice of rows and of the draws.
+        progress: Show how far it is.
+
+    Returns:
+        The figures.
+
+    Raises:
+        PyroLvmError: Anything given is unusable.
+    """
+    if k < 1 or (num_rows is not None and num_rows < 1):
+        raise DataError(f"k={k}, rows={num_rows}: expected whole numbers from 1 up")
+    loaded = _load(run, source, root, pair, device)
+    which, rows = loaded.judged()
+    if num_rows is not None and num_rows < len(rows):
+        # Never the first ones: rows often stand sorted by class.
+        rows = rows[torch.from_numpy(np.sort(np.random.default_rng(seed).choice(len(rows), num_rows, replace=False)))]
+    scaled = loaded.scaling.transform(rows).to(loaded.pair.device)
+    refuse_holes(loaded.pair, scaled)
+    shift = loaded.scaling.row_log_jacobian(rows).cpu()
+
+    def in_units(estimate: Estimate) -> Estimate:
+        return replace(estimate, per_row=estimate.per_row - shift)
+
+    total = loaded.num_training_rows
+    terms = evidence.elbo_terms(loaded.pair, scaled, min(k, 16), num_rows=total, seed=seed)
+    terms = replace(terms, reconstruction=terms.reconstruction - shift)
+    if evidence.elbo(loaded.pair, scaled[:2], 1, num_rows=total).shared_latents:
+        elbo = evidence.elbo(loaded.pair, scaled, min(k, 16), num_rows=total, seed=seed, progress=progress)
+        iwae = None
+    else:
+        elbo, iwae = evidence.bounds(loaded.pair, scaled, k, seed=seed, progress=progress)
+    exact = in_units(evidence.exact(loaded.pair, scaled)) if isinstance(loaded.pair.model, HasLogEvidence) else None
+    return RunEvidence(which, in_units(elbo), None if iwae is None else in_units(iwae), exact, terms)
+
+
+@dataclass(frozen=True)
+class RunLatent:
+    """What a run's latent space is like.
+
+    Attributes:
+        neighbourhoods: How well it keeps neighbours.
+        terms: Which dimensions it uses, and what they cost.
+        written: The figures.
+    """
+
+    neighbourhoods: Neighbourhoods
+    terms: Terms
+    written: list[Path]
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as plain JSON."""
+        units = [unit.to_json() for unit in self.terms.units]
+        return {
+            "neighbourhoods": self.neighbourhoods.to_json(),
+            "units": units,
+            "written": [path.name for path in self.written],
+        }
+
+
+def latent_run(
+    run: str | Path,
+    out: str | Path,
+    *,
+    site: str | None = None,
+    num_neighbours: int = 5,
+    root: str | None = None,
+    pair: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> RunLatent:
+    """Draw a saved run's latent space, and say how well it keeps the neighbourhoods of its rows.
+
+    Args:
+        run: Folder of a run.
+        out: Folder for the figures.
+        site: The latent's name; None where each row has but one that is continuous.
+        num_neighbours: k of the neighbourhoods.
+        root: Folder of the run's own named data set.
+        pair: The pair's file, ``FILE.py:MODEL,GUIDE``, where it was defined in one.
+        device: Where to compute.
+        seed: Of everything drawn.
+
+    Returns:
+        The figures.
+
+    Raises:
+        PyroLvmError: Anything given is unusable.
+    """
+    loaded = _load(run, None, root, pair, device)
+    dataset, rows, labels = loaded.dataset, loaded.dataset.rows, loaded.dataset.labels
+    if getattr(loaded.pair.guide, "accepts_missing", True) is False:
+        complete = ~rows.isnan().any(1)
+        rows, labels = rows[complete], None if labels is None else labels[complete]
+    scaled = loaded.scaling.transform(rows)
+    space = LatentSpace(loaded.pair, scaled, site=site)
+    terms = evidence.elbo_terms(loaded.pair, scaled, 1, num_rows=loaded.num_training_rows, seed=seed)
+    units = next((unit for unit in terms.units if unit.site == space.site), None)
+    kept = neighbourhoods(scaled, space.embed(), labels, num_neighbours=num_neighbours, seed=seed)
+    figures = LatentFigures(
+        space,
+        units,
+        labels=labels,
+        label_names=dataset.label_names,
+        feature_names=dataset.feature_names,
+        image_shape=dataset.image_shape,
+        inverse=loaded.scaling.inverse,
+        seed=seed,
+    )
+    return RunLatent(kept, terms, figures.save(out))
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    pair: Pair
+    dataset: Dataset
+    scaling: Scaling
+    num_training_rows: int
+    given: bool
+    validation: float | None
+    seed: int
+
+    def judged(self) -> tuple[str, Tensor]:
+        """Which rows are judged, in the data's units."""
+        if self.given:
+            return "given", self.dataset.rows
+        training, held_out, _ = hold_out(self.dataset.rows, self.validation, self.seed)
+        return ("training", training) if held_out is None else ("held-out", held_out)
+
+
+def _load(run: str | Path, source: DataSource | None, root: str | None, pair: str | None, device: str) -> _Loaded:
+    saved, own, scaling = read_run(run, pair=pair)
+    own = own if root is None else replace(own, root=root)
+    trained = saved.config["training"]
+    dataset, _ = (own if source is None else source).load(trained.get("batch_size") or _SWEEP_ROWS, trained["seed"])
+    shape = saved.config["data"]["shape"]
+    if dataset.data_dim != shape[1]:
+        raise DataError(
+            f"the rows have {dataset.data_dim} features, but '{run}' was trained on {shape[1]}: give rows with the "
+            "same features"
+        )
+    validation = trained.get("validation")
+    num_training = shape[0] - round(shape[0] * (validation or 0.0))
+    # Parameters that appear when the pair first runs must do so before it moves to its device.
+    some = dataset.rows[~dataset.rows.isnan().any(1)][:2]
+    saved.pair.materialize(scaling.transform(some if len(some) else dataset.rows[:2]))
+    saved.pair.to(choose_device(device))
+    return _Loaded(saved.pair, dataset, scaling, num_training, source is not None, validation, trained["seed"])

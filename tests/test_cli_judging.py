@@ -1,0 +1,123 @@
+"""``evidence`` and ``latent`` on the command line; the oracle of the evidence is SciPy's joint Gaussian, in own units."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from pyro_lvm import load
+from pyro_lvm.cli import main
+
+_RNG = np.random.default_rng(0)
+ROWS = (_RNG.normal(size=(90, 2)) @ _RNG.normal(size=(2, 5)) + 0.4 * _RNG.normal(size=(90, 5))) * [1, 20, 0.1, 3, 1]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed-form PPCA on a standardised table with a label, 30 of its 90 rows held out."""
+    folder = tmp_path_factory.mktemp("judged")
+    table = pd.DataFrame(ROWS, columns=list("abcde")).assign(kind=np.where(ROWS[:, 0] > 0, "up", "down"))
+    table.to_csv(folder / "table.csv", index=False)
+    fit = ["fit", "ppca", "--method", "closed", "--data", folder / "table.csv", "--label", "kind"]
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, fit), "--scale", "standard", "--validation", "0.3333", "--out", str(folder / "run"), "--quiet"])
+    assert not ended.value.code
+    return folder
+
+
+def log_densities(folder: Path, rows: np.ndarray) -> np.ndarray:
+    saved = load(folder / "run")
+    shift, divisor = (np.array(saved.config["scaling"][name]) for name in ("shift", "divisor"))
+    model = saved.pair.model
+    w, mean = (getattr(model, name).detach().double().numpy() for name in ("loadings", "mean"))
+    covariance = (w @ w.T + float(model.noise_variance.detach()) * np.eye(5)) * np.outer(divisor, divisor)
+    return stats.multivariate_normal(shift + divisor * mean, covariance).logpdf(rows)
+
+
+def test_evidence_of_given_rows_in_the_datas_units(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong: nats of the scaled rows, which no other model's compare with."""
+    arguments = ("evidence", folder / "run", "--k", 20, "--data", folder / "table.csv", "--label", "kind", "--json")
+    code, out, err = run(capsys, *arguments)
+    assert code == 0, err
+    figures = json.loads(out)
+    truth = log_densities(folder, ROWS)
+    assert (figures["rows"], figures["num_rows"], figures["iwae"]["num_particles"]) == ("given", 90, 20)
+    for kind in ("exact", "iwae", "elbo"):
+        assert figures[kind]["mean"] == pytest.approx(truth.mean(), abs=1e-4)
+        assert figures[kind]["row_standard_error"] == pytest.approx(truth.std(ddof=1) / np.sqrt(90), rel=1e-3)
+    terms = figures["terms"]
+    error = terms["reconstruction_standard_error"]
+    assert terms["reconstruction"] - terms["kl"] == pytest.approx(truth.mean(), abs=5 * error)
+
+
+def test_evidence_is_of_the_held_out_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong: a model is praised for the rows that it was trained on. A part is a part of them, at random."""
+    whole = json.loads(run(capsys, "evidence", folder / "run", "--k", 3, "--json")[1])
+    part = json.loads(run(capsys, "evidence", folder / "run", "--k", 3, "--rows", 10, "--json")[1])
+    assert (whole["rows"], whole["num_rows"], part["num_rows"]) == ("held-out", 30, 10)
+    assert whole["exact"]["mean"] != part["exact"]["mean"]
+    code, out, _ = run(capsys, "evidence", folder / "run", "--k", 3)
+    assert code == 0
+    assert "evidence of 30 held-out rows" in out
+    assert "importance-weighted, k = 3" in out
+
+
+def test_latent_draws_what_applies_to_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong: images of a table, or no pictures at all."""
+    code, out, err = run(capsys, "latent", folder / "run", "--out", folder / "pictures", "--json")
+    assert code == 0, err
+    figures = json.loads(out)
+    assert figures["written"] == ["prior_and_posterior.png", "kl_per_dimension.png", "traversals.png"]
+    assert all((folder / "pictures" / name).stat().st_size > 5000 for name in figures["written"])
+    kept = figures["neighbourhoods"]
+    assert kept["num_rows"] == 90
+    assert 0.7 < kept["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("columns", [2, 1])
+def test_latent_draws_images(
+    columns: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong: a picture fails on digits, or on a single latent coordinate, which has no plane."""
+    monkeypatch.setattr("pyro_lvm.latent_figures._DPI", 30)
+    fit = ("fit", "ppca", "--method", "closed", "--data", "digits", "--latent-dim", columns, "--out", tmp_path / "run")
+    assert run(capsys, *fit, "--quiet")[0] == 0
+    code, out, err = run(capsys, "latent", tmp_path / "run", "--out", tmp_path / "pictures")
+    assert code == 0, err
+    names = {path.stem for path in (tmp_path / "pictures").iterdir()}
+    expected = {"prior_and_posterior", "traversals", "interpolations", "near_classes", "nearest_rows"}
+    expected |= {"reconstructions"} | ({"kl_per_dimension", "decoded_grid"} if columns == 2 else set())
+    assert names == expected
+    assert "trustworthiness" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("evidence", "RUN", "--k", 0), "k=0"),
+        (("evidence", "RUN", "--rows", 0), "rows=0"),
+        (("evidence", "RUN", "--data", "digits"), "64 features"),
+        (("latent", "RUN", "--out", "OUT", "--site", "w"), "site='w'"),
+        (("latent", "RUN", "--out", "OUT", "--neighbours", 80), "num_neighbours=80"),
+        (("latent", "RUN", "--out", "RUN/metrics.json"), "can't write figures"),
+        (("evidence", "nowhere"), "nowhere"),
+    ],
+)
+def test_bad_input(arguments: tuple[object, ...], said: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong: a traceback, or figures of something that wasn't asked for."""
+    places = {"RUN": folder / "run", "OUT": folder / "refused", "RUN/metrics.json": folder / "run" / "metrics.json"}
+    code, out, err = run(capsys, *(places.get(str(a), a) for a in arguments))
+    assert code == 2, err
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1
