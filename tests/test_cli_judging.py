@@ -1,4 +1,4 @@
-"""``evidence`` and ``latent`` on the command line; the oracle of the evidence is SciPy's joint Gaussian, in own units."""
+"""``evidence`` and ``latent`` on the command line; the evidence is held against SciPy's joint Gaussian."""
 
 import json
 from pathlib import Path

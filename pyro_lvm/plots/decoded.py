@@ -15,6 +15,7 @@ from pyro_lvm.plots.images import array_of_axes, as_images, grid_layout, image_s
 from pyro_lvm.plots.shared import FloatArray, as_numbers, minus, own_axes
 
 _MAX_TICKS = 8
+_SEAM = "0.4"
 
 
 def decoded_grid(
@@ -55,6 +56,11 @@ def decoded_grid(
     picture = tiles.transpose(0, 2, 1, 3, 4).reshape(num_rows * height, num_columns * width, 3)
     ax = own_axes(ax, grid_figure_size(num_rows, num_columns, image_shape))
     ax.imshow(picture, interpolation="nearest")
+    # Small images run into each other without.
+    for place in range(1, num_rows):
+        ax.axhline(place * height - 0.5, color=_SEAM, linewidth=0.6)
+    for place in range(1, num_columns):
+        ax.axvline(place * width - 0.5, color=_SEAM, linewidth=0.6)
     ax.set_xticks([])
     ax.set_yticks([])
     if z is not None:
