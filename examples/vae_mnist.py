@@ -5,8 +5,8 @@
     python examples/vae_mnist.py --data-root DIR --binarize dynamic --steps 200000
 
 DIR holds MNIST's own files, for ``dynamic``; for ``static`` the fixed draw of Larochelle and Murray (2011), as
-``binarized_mnist_train.amat`` and ``..._test.amat``, or as one ``binarized_mnist_packed.npz`` of their bits. The nats of
-the two are those of different data and can't be compared.
+``binarized_mnist_train.amat`` and ``..._test.amat``, or as one ``binarized_mnist_packed.npz`` of their bits. The nats
+of the two are those of different data and can't be compared.
 
 The network is that of Burda, Grosse and Salakhutdinov (2016), 784-200-200-50 with tanh both ways. What it reaches on
 the test rows is estimated by importance sampling. They report 86.76 for k = 1 and 84.78 for k = 50 on dynamic
@@ -31,7 +31,7 @@ parser.add_argument("--data-root", type=Path, required=True, help="folder of the
 parser.add_argument("--binarize", choices=["static", "dynamic"], default="static")
 parser.add_argument("--steps", type=int, default=55_000)
 parser.add_argument("--batch-size", type=int, default=128)
-parser.add_argument("--lr", type=float, default=2e-3, help="first learning rate")
+parser.add_argument("--lr", type=float, default=1e-3, help="first learning rate")
 parser.add_argument("--particles", type=int, default=1, help="k of the bound that is trained")
 parser.add_argument("--latent-dim", type=int, default=50)
 parser.add_argument("--hidden", type=int, nargs="*", default=[200, 200], help="sizes of the hidden layers")

@@ -114,8 +114,13 @@ class GaussianEncoder(PairModule):
         """
         origin, unit = feature_units(x)
         self.origin.copy_(origin)
-        # Pixels have one unit: a rare one would else outweigh all others.
-        self.unit.copy_(unit.square().mean().sqrt().expand_as(unit) if self.one_unit else unit)
+        if self.one_unit:
+            # Pixels have one: a rare one would else outweigh all others. In units of their standard deviation hundreds
+            # of them saturate the first layer, and it learns the training rows by heart.
+            seen = x[~torch.isnan(x)].double()
+            spread = seen.max() - seen.min()
+            unit = torch.where(spread > 0, spread, 1.0).expand_as(unit)
+        self.unit.copy_(unit)
         if isinstance(getattr(model, "prior_scale", None), Tensor):
             self.prior_scale.copy_(model.prior_scale)
         initialize(self.encoder, generator)

@@ -131,7 +131,8 @@ def fit(
         clip_norm: Largest norm of the gradient of the loss a row.
         averaging: Whether to average the parameters.
         validation: Held-out rows, or the fraction to hold out at random; training stops early once their ELBO has
-            worsened, and the best parameters are kept.
+            worsened, and the best parameters are kept. None for no rows; without a budget for the fraction that the
+            model names as its ``validation``, since one that can learn rows by heart never converges on them.
         patience: Checks without gain on the validation rows that end a budget early; twenty are made.
         tolerance: Nats a row that a further round would have to gain, where there is no budget; None for the model's
             ``tolerance``, else 0.001.
@@ -177,6 +178,8 @@ def fit(
         raise TrainingError(f"decay={decay!r}: expected one of {', '.join(DECAYS)}")
     target = choose_device(device)
     rows = data if isinstance(data, (RowStream, GreyRows)) else _to_tensor(data)
+    if validation is None and not isinstance(rows, RowStream):
+        validation = default_validation(pair.model if pair is not None else model, steps, epochs)
     train_rows, validation_rows, held_out = hold_out(rows, validation, seed)
     pair = pair if pair is not None else Pair(model, guide)
     elbo = elbo if elbo is not None else pair.elbo
@@ -363,6 +366,16 @@ def _to_tensor(data: Any) -> Tensor:
             raise DataError(f"the data has {int(torch.isinf(data).sum())} infinite entries: remove or replace them")
         return data.float() if data.is_floating_point() else data
     return as_rows(data).rows
+
+
+def default_validation(model: Any, steps: int | None, epochs: float | None) -> float | None:
+    """The fraction that :func:`fit` holds out where it is not told: the model's ``validation``, without a budget.
+
+    Args:
+        model: A model, or the class of one.
+        steps, epochs: The budget.
+    """
+    return getattr(model, "validation", None) if steps is None and epochs is None else None
 
 
 def hold_out(

@@ -151,7 +151,7 @@ class LatentFigures:
             return self._image_rows(x, "Prior quantiles from 0.02 to 0.98 of one coordinate at a time", titles)
         columns = min(3, len(dims))
         lines = -(-len(dims) // columns)
-        figure = Figure(figsize=(4.6 * columns, 3.5 * lines), layout="constrained")
+        figure = Figure(figsize=(4.8 * columns, 4.4 * lines), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
         for ax in axes[len(dims) :]:
             ax.set_axis_off()

@@ -19,7 +19,7 @@ from pyro_lvm.artifact import Artifact
 from pyro_lvm.checking import CheckResult, check_pair
 from pyro_lvm.errors import ArtifactError, DataError, PairError
 from pyro_lvm.estimating import EM_OPTIONS, fit_by_estimator
-from pyro_lvm.fitting import FitResult, choose_device, fit, hold_out
+from pyro_lvm.fitting import FitResult, choose_device, default_validation, fit, hold_out
 from pyro_lvm.grading import Grade, grade
 from pyro_lvm.history import History
 from pyro_lvm.pair import Pair
@@ -101,6 +101,9 @@ def fit_run(
     spec = catalogue.find(reference)
     batch_size = training.get("batch_size", 256) if method == "svi" else _SWEEP_ROWS
     dataset, stream = source.load(batch_size, seed)
+    if method == "svi" and training.get("validation") is None and not isinstance(stream, data.RowStream):
+        maker = getattr(spec.model, "func", spec.model)
+        training["validation"] = default_validation(maker, training.get("steps"), training.get("epochs"))
     train_rows, held_out_rows, _ = hold_out(dataset.rows, training.get("validation"), seed)
     # How the rows were read is part of the run: another machine may have more memory.
     source = replace(source, streamed=isinstance(stream, data.RowStream))

@@ -1,4 +1,4 @@
-"""The command line: ``pyro-lvm list | check | fit | evaluate | impute | embed | select | gradients``."""
+"""The command line, ``pyro-lvm list | check | fit | evaluate | evidence | latent | impute | embed | select``, ..."""
 
 from pyro_lvm.cli.application import app, main
 

@@ -20,26 +20,12 @@ from torch.utils import _pytree as pytree
 
 from pyro_lvm.compiled.capture import Untraceable, ValueFree
 from pyro_lvm.compiled.preserving import preserved
+from pyro_lvm.compiled.simplifying import simplify
 from pyro_lvm.pair import ParamCapture
 
 LossAndGrads = Callable[..., Any]
 
 _aten = torch.ops.aten
-# Of one tensor and numbers, entry by entry.
-_ENTRYWISE = {
-    _aten.log.default,
-    _aten.exp.default,
-    _aten.neg.default,
-    _aten.sqrt.default,
-    _aten.reciprocal.default,
-    _aten.lgamma.default,
-    _aten.pow.Tensor_Scalar,
-    _aten.mul.Tensor,
-    _aten.mul.Scalar,
-    _aten.div.Tensor,
-}
-
-
 @dataclass(frozen=True)
 class Traced:
     """A step's loss and gradients as a graph.
@@ -192,7 +178,7 @@ def _lift(graph: fx.GraphModule, num_inputs: int) -> tuple[fx.GraphModule, list[
             else:
                 node.target = _aten._native_batch_norm_legit.default
     nodes.set_codegen(fx.graph.CodeGen())
-    _expand_late(nodes)
+    simplify(nodes)
     nodes.eliminate_dead_code(is_impure_node=_has_effect)
     used = [not node.users for node in nodes.nodes if node.op == "placeholder"][num_inputs:]
     for node, unused in zip(placeholders.values(), used, strict=True):
@@ -215,23 +201,6 @@ def _inline(nodes: fx.Graph, node: fx.Node, tensor: Tensor) -> None:
         user.replace_all_uses_with(number)
         nodes.erase_node(user)
     nodes.erase_node(node)
-
-
-def _expand_late(nodes: fx.Graph) -> None:
-    """Take logarithms and powers before they are repeated along a plate, not after: the same numbers, fewer of them."""
-    for node in list(nodes.nodes):
-        if node.op != "call_function" or node.target not in _ENTRYWISE or not node.args:
-            continue
-        repeated, *rest = node.args
-        if not isinstance(repeated, fx.Node) or repeated.target is not _aten.expand.default:
-            continue
-        if any(isinstance(argument, fx.Node) for argument in rest) or node.kwargs:
-            continue
-        with nodes.inserting_before(node):
-            once = nodes.call_function(node.target, (repeated.args[0], *rest))
-            again = nodes.call_function(_aten.expand.default, (once, repeated.args[1]))
-        node.replace_all_uses_with(again)
-        nodes.erase_node(node)
 
 
 def _has_effect(node: fx.Node) -> bool:

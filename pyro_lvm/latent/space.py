@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,7 +64,7 @@ class LatentSpace:
                     f"each component of {type(pair.guide).__name__} has coordinates '{self.site}' of its own: they "
                     "make no common space; use a pair with one continuous latent a row"
                 )
-            value = poutine.trace(pair.run_guide).get_trace(self._probe).nodes[self.site]["value"]
+            value: Tensor = self._at(pair.run_guide, self._probe)["value"]
         self._scalar = value.dim() == 1
         self.latent_dim = 1 if self._scalar else int(value.shape[1])
 
@@ -88,7 +88,7 @@ class LatentSpace:
         with self._quiet(0):
             parts = []
             for block in self._blocks(x):
-                q = poutine.trace(self.pair.run_guide).get_trace(block).nodes[self.site]["fn"]
+                q = self._at(self.pair.run_guide, block)["fn"]
                 try:
                     parts.append((self._flat(q.mean), self._flat(q.stddev)))
                 except NotImplementedError as error:
@@ -102,8 +102,7 @@ class LatentSpace:
     def draw(self, x: Tensor | None = None, *, seed: int = 0) -> Tensor:
         """One draw from each row's posterior, shape (rows, latent_dim)."""
         with self._quiet(seed):
-            traces = (poutine.trace(self.pair.run_guide).get_trace(block) for block in self._blocks(x))
-            return torch.cat([self._flat(trace.nodes[self.site]["value"]) for trace in traces])
+            return torch.cat([self._flat(self._at(self.pair.run_guide, block)["value"]) for block in self._blocks(x)])
 
     def draw_prior(self, count: int, *, seed: int = 0) -> Tensor:
         """Draws from the prior, shape (count, latent_dim)."""
@@ -113,7 +112,7 @@ class LatentSpace:
         with self._quiet(seed):
             for size in _sizes(count, self._block_rows):
                 rows = self._probe[torch.arange(size, device=self._probe.device) % len(self._probe)]
-                parts.append(self._flat(poutine.trace(self.pair.run_model).get_trace(rows).nodes[self.site]["value"]))
+                parts.append(self._flat(self._at(self.pair.run_model, rows)["value"]))
         return torch.cat(parts)
 
     def prior_quantiles(self, probabilities: Tensor | Sequence[float]) -> Tensor:
@@ -128,7 +127,7 @@ class LatentSpace:
         if not bool(((levels > 0) & (levels < 1)).all()):
             raise DataError(f"probabilities {levels.tolist()}: expected numbers between 0 and 1")
         with self._quiet(0):
-            trace = poutine.trace(self.pair.run_model).get_trace(self._probe)
+            trace: Any = poutine.trace(self.pair.run_model).get_trace(self._probe)
         before = [name for name, site in trace.nodes.items() if site["type"] == "sample" and not site["is_observed"]]
         before = [name for name in before if type(trace.nodes[name]["fn"]).__name__ != "_Subsample"]
         each = marginals(trace.nodes[self.site]["fn"])
@@ -257,7 +256,7 @@ class LatentSpace:
 
     def _choose(self, site: str | None) -> str:
         with self._quiet(0):
-            guide = poutine.trace(self.pair.run_guide).get_trace(self._probe)
+            guide: Any = poutine.trace(self.pair.run_guide).get_trace(self._probe)
         found = [
             name
             for name, node in guide.nodes.items()
@@ -275,6 +274,10 @@ class LatentSpace:
                 + (f" ({', '.join(found)}): choose one, as in site='{found[0]}'" if found else ": expected one")
             )
         return site if site is not None else found[0]
+
+    def _at(self, half: Callable[..., Any], x: Tensor) -> Any:
+        """The latent's site in a trace of one half over some rows."""
+        return poutine.trace(half).get_trace(x).nodes[self.site]
 
     def _decoded(self, z: Tensor) -> Tensor:
         model = self.pair.model

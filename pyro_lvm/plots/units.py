@@ -18,7 +18,7 @@ from pyro_lvm.plots.shared import PALETTE, UNLABELLED, as_numbers, own_axes, sho
 
 # Bars that can still be told apart, and lines.
 _MAX_BARS = 60
-_MAX_LINES = len(PALETTE)
+_MAX_LINES = 6
 
 
 def kl_per_dimension(units: LatentUnits, ax: Axes | None = None) -> Axes:
@@ -103,7 +103,7 @@ def traversal_lines(
         columns = min(3, count)
         lines = -(-count // columns)
         figure, made = plt.subplots(
-            lines, columns, figsize=(4.6 * columns, 3.5 * lines), layout="constrained", squeeze=False, sharey=True
+            lines, columns, figsize=(4.8 * columns, 4.4 * lines), layout="constrained", squeeze=False, sharey=True
         )
         figure.suptitle("Along each latent coordinate, the others held")
         for ax in made.flat[count:]:
@@ -120,8 +120,9 @@ def traversal_lines(
         for colour, feature in zip(PALETTE, largest, strict=False):
             ax.plot(place[:, dim], change[:, feature], color=colour, linewidth=1.5, label=short(names[feature]))
         ax.set_xlabel(f"$z_{{{dim + 1}}}$")
-        ax.legend(loc="best", fontsize=7, framealpha=0.8)
+        # Beneath: lines through the middle leave no corner free.
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize=8, frameon=False)
         ax.grid(color="0.92", linewidth=0.8)
         ax.set_axisbelow(True)
-    panels[0].set_ylabel("change (standard deviations of the feature)")
+    panels[0].set_ylabel("change (sd of the feature)")
     return panels

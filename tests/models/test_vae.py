@@ -12,7 +12,7 @@ import pyro_lvm
 from pyro_lvm import data, fit, grade
 from pyro_lvm.catalogue import build, find
 from pyro_lvm.elbo import row_elbo
-from pyro_lvm.errors import ArtifactError, DataError, PairError
+from pyro_lvm.errors import ArtifactError, DataError, PairError, TrainingError
 from pyro_lvm.guides import GaussianEncoder, MaskedGaussianEncoder
 from pyro_lvm.history import History
 from pyro_lvm.models import PPCA, VAE
@@ -199,6 +199,21 @@ def test_a_run_comes_back_and_refuses_weights_of_another_architecture(tmp_path) 
     other = build("vae", facts, guide="full", options={"hidden": [8, 5], "channels": [3], "latent_dim": 3})
     with pytest.raises(ArtifactError, match=r"the saved weights don't fit this pair: '.*' has shape"):
         other.load_state_dict(pair.state_dict())
+
+
+def test_without_a_budget_rows_are_held_out_and_the_rate_falls_along_a_cosine() -> None:
+    # Wrong: a network that learns its rows by heart would train on them for ever.
+    model, guide = VAE(16, 2, hidden=[4]), GaussianEncoder(16, 2, hidden=[4])
+    result = fit(model, guide, rows(), max_steps=40, progress=False)
+    assert result.validation_rows is not None
+    assert len(result.validation_rows) == 9
+    rates = [record["lr"] for record in result.history.records]
+    assert rates == pytest.approx([2e-3 * (1 + math.cos(math.pi * t / 40)) / 2 for t in range(40)])
+    budget = fit(model, guide, rows(), steps=20, decay="exponential", progress=False)
+    assert budget.validation_rows is None
+    assert budget.history.records[-1]["lr"] == pytest.approx(2e-3 * 0.001 ** (19 / 20))
+    with pytest.raises(TrainingError, match="decay='linear': expected one of exponential, cosine"):
+        fit(model, guide, rows(), steps=1, decay="linear", progress=False)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
