@@ -23,8 +23,9 @@ _LOG_2PI = math.log(2 * math.pi)
 
 @dataclass
 class Row:
-    """One row of the table: a pair, its loss by hand, and a batch."""
+    """One row of the table: a pair of some kind, its loss by hand, and a batch."""
 
+    kind: str
     name: str
     model: Callable[..., Any]
     guide: Callable[..., Any]
@@ -72,7 +73,7 @@ def ppca(data_dim: int, latent_dim: int, batch: int) -> Row:
         return -(log_p - log_q) * (total / len(x))
 
     rows = torch.randn(batch, data_dim, generator=g)
-    return Row(f"PPCA {data_dim}/{latent_dim}, B={batch}", model, guide, start, by_hand, rows)
+    return Row("ppca", f"PPCA {data_dim}/{latent_dim}, B={batch}", model, guide, start, by_hand, rows)
 
 
 def vae(batch: int, sizes: tuple[int, int, int] = (784, 400, 20)) -> Row:
@@ -120,7 +121,7 @@ def vae(batch: int, sizes: tuple[int, int, int] = (784, 400, 20)) -> Row:
         return nll - log_prior + _normal(z, loc, log_scale).sum()
 
     rows = (torch.rand(batch, d) > 0.5).float()
-    return Row(f"VAE {d}-{h}-{latent}, B={batch}", model, guide, start, by_hand, rows)
+    return Row("vae", f"VAE {d}-{h}-{latent}, B={batch}", model, guide, start, by_hand, rows)
 
 
 def mixture(components: int, data_dim: int, batch: int) -> Row:
@@ -148,7 +149,16 @@ def mixture(components: int, data_dim: int, batch: int) -> Row:
         return -torch.logsumexp(p["logits"].log_softmax(-1)[:, None] + log_x, 0).sum()
 
     rows = torch.randn(batch, data_dim, generator=g)
-    return Row(f"mixture K={components}, D={data_dim}, B={batch}", model, guide, start, by_hand, rows, TraceEnum_ELBO)
+    return Row(
+        "mixture",
+        f"mixture K={components}, D={data_dim}, B={batch}",
+        model,
+        guide,
+        start,
+        by_hand,
+        rows,
+        TraceEnum_ELBO,
+    )
 
 
 def bayesian_pca(data_dim: int, latent_dim: int, batch: int) -> Row:
@@ -190,7 +200,7 @@ def bayesian_pca(data_dim: int, latent_dim: int, batch: int) -> Row:
         return -(local * (total / len(x)) + shared)
 
     rows = torch.randn(batch, data_dim, generator=g)
-    return Row(f"Bayesian PCA {data_dim}/{latent_dim}, B={batch}", model, guide, start, by_hand, rows)
+    return Row("bayesian-pca", f"Bayesian PCA {data_dim}/{latent_dim}, B={batch}", model, guide, start, by_hand, rows)
 
 
 def counts(data_dim: int, batch: int) -> Row:
@@ -219,7 +229,7 @@ def counts(data_dim: int, batch: int) -> Row:
         return -(log_p - log_q)
 
     rows = torch.poisson(torch.full((batch, data_dim), 3.0), generator=g)
-    return Row(f"counts, Gamma latents, D={data_dim}, B={batch}", model, guide, start, by_hand, rows)
+    return Row("counts", f"counts, Gamma latents, D={data_dim}, B={batch}", model, guide, start, by_hand, rows)
 
 
 ROWS: dict[str, Callable[[], Row]] = {

@@ -55,7 +55,7 @@ x = torch.randn(3 * N, options.planted, generator=random) @ true_loadings.T
 x = x + 0.8 * torch.randn(3 * N, D, generator=random) + 3
 train, held_out = x[:N], x[N:]
 
-# Training in batches, and what is kept. A column counts as kept where its posterior is further from zero than it is wide.
+# Training in batches, and what is kept: the columns whose posterior is further from zero than it is wide.
 
 model, guide = BayesianPCA(D, options.offered), SharedLoadings(D, options.offered)
 result = fit(model, guide, train, steps=options.steps, batch_size=BATCH, seed=options.seed, progress=False)
@@ -100,15 +100,26 @@ with torch.no_grad():
     on = kept[length.indices]
     offered = torch.as_tensor(fitted.loadings_).square().sum(0).sqrt().sort(descending=True).values
 position = torch.arange(1, options.offered + 1)
-left.plot(position, offered, "o", color=PALETTE[1], markersize=5, label=f"PPCA, d = {options.offered}")
+left.plot(
+    position,
+    offered,
+    "o",
+    color=PALETTE[1],
+    markersize=10,
+    markerfacecolor="none",
+    label=f"PPCA, d = {options.offered}",
+)
 left.errorbar(position[on], length.values[on], spread[on], fmt="o", color=PALETTE[0], label="Bayesian PCA, kept")
 if not bool(on.all()):
     left.errorbar(
         position[~on], length.values[~on], spread[~on], fmt="o", color="0.6", label="Bayesian PCA, switched off"
     )
 planted = true_loadings.square().sum(0).sqrt()
-left.hlines(planted, position[: options.planted] - 0.45, position[: options.planted] + 0.45, color="black", label="planted")
+left.hlines(
+    planted, position[: options.planted] - 0.45, position[: options.planted] + 0.45, color="black", label="planted"
+)
 left.set(xlabel="column, by length", ylabel="length of the loadings", title="Offered, kept and planted", ylim=(0, None))
+left.set_xlim(0.3, options.offered + 0.7)
 right.plot(list(sweep), list(sweep.values()), marker="o", color=PALETTE[1], label="PPCA, one fit a number")
 right.axhline(best, color="black", linewidth=1, label="the distribution that made them")
 right.axhline(plug_in, color=PALETTE[0], linewidth=2, label="Bayesian PCA, one fit in all")

@@ -2,8 +2,8 @@
 
     python examples/factor_analysis.py [--steps 3000] [--hide 0.3]
 
-178 Italian wines were measured in 13 ways, from alcohol to colour, each in a unit of its own. Measurements move together
-because something behind them moves: the grape, the soil, the cellar. Factor analysis says so in one line,
+178 Italian wines were measured in 13 ways, from alcohol to colour, each in a unit of its own. Measurements move
+together because something behind them moves: the grape, the soil, the cellar. Factor analysis says so in one line,
 
     z ~ N(0, I),    x | z ~ N(W z + mu, diag(psi))
 
@@ -45,7 +45,10 @@ torch.set_num_threads(1)  # matrices this small gain nothing from more
 # The table; one wine in five is held out, and of the others a third of the entries is hidden.
 
 wine = load_wine(as_frame=True)
-names = [name.replace("_", " ").replace("od280/od315 of diluted wines", "OD280/OD315") for name in wine.data.columns]
+names = [
+    name.replace("_", " ").replace("color", "colour").replace("od280/od315 of diluted wines", "OD280/OD315")
+    for name in wine.data.columns
+]
 x = torch.tensor(wine.data.to_numpy(), dtype=torch.float32)
 cultivar = wine.target.to_numpy()
 random = torch.Generator().manual_seed(0)
@@ -132,12 +135,12 @@ for group in range(3):
     here = cultivar == group
     right.scatter(*place[here].T, s=14, color=PALETTE[group], alpha=0.6, linewidths=0, label=f"cultivar {group + 1}")
 for k, count in enumerate(counts):
-    shade = str(0.0 + 0.2 * k)
+    shade = str(0.2 * k)
     label = "no measurement" if count == 0 else f"{count} measurements"
     ellipse(guessed.mean[k], guessed.covariance_matrix[k], color=shade, linewidth=1.8, label=label)
     ellipse(exact.mean[k], exact.covariance_matrix[k], color=PALETTE[5], linewidth=1.1, linestyle=(0, (4, 4)))
 right.plot([], [], color=PALETTE[5], linewidth=1.1, linestyle=(0, (4, 4)), label="Bayes' rule")
-right.set(xlabel="factor 1", ylabel="factor 2", title="One held-out wine, known less and less (90% ellipses)")
+right.set(xlabel="factor 1", ylabel="factor 2", title="One wine, known less and less (90% ellipses)")
 right.set_aspect("equal")
 right.autoscale_view()
 right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -46,11 +47,6 @@ class VAE(PairModule):
     """
 
     prior_scale: Tensor
-    # What a further round of training is worth, nats a row: a network goes on gaining next to nothing for very long.
-    tolerance = 0.1
-    # Of the rows, to be held out without a budget: on those that it sees it gains until it knows them by heart.
-    validation = 0.1
-    decay = "cosine"
 
     def __init__(
         self,
@@ -88,6 +84,21 @@ class VAE(PairModule):
     def learning_rate(self) -> float:
         """Adam's first rate; linear maps take a larger one, less the more features add up in them."""
         return 0.25 / math.sqrt(self.data_dim) if self._linear() is not None else 2e-3
+
+    @property
+    def decay(self) -> Literal["exponential", "cosine"]:
+        """How that rate falls."""
+        return "exponential" if self._linear() is not None else "cosine"
+
+    @property
+    def tolerance(self) -> float:
+        """Nats a row that a further round of training is worth: a network goes on gaining next to nothing for long."""
+        return 1e-3 if self._linear() is not None else 0.1
+
+    @property
+    def validation(self) -> float | None:
+        """Part of the rows to hold out without a budget: a network gains on the rest until it has them by heart."""
+        return None if self._linear() is not None else 0.1
 
     def forward(self, x: Tensor) -> None:
         """The generative story of a batch of rows, shape (rows, D), NaN where missing."""
@@ -150,7 +161,7 @@ class VAE(PairModule):
 
 
 def _prior_scale(given: float | Sequence[float], latent_dim: int) -> Tensor:
-    scales = list(given) if isinstance(given, (list, tuple)) else [given] * latent_dim
+    scales: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given] * latent_dim
     numbers = all(isinstance(s, (int, float)) and not isinstance(s, bool) and 0 < s < math.inf for s in scales)
     if not numbers or len(scales) != latent_dim:
         raise PairError(

@@ -61,7 +61,8 @@ def elbo_draws(
     """
     draws = [row_elbo(pair, x, num_rows=num_rows, seed=seed + draw) for draw in range(num_draws * importance)]
     weighted = torch.stack(draws).unflatten(0, (num_draws, importance)).logsumexp(1) - math.log(importance)
-    return weighted.mean(1)
+    means: Tensor = weighted.mean(1)
+    return means
 
 
 @dataclass(frozen=True)

@@ -372,7 +372,7 @@ def default_validation(model: Any, steps: int | None, epochs: float | None) -> f
     """The fraction that :func:`fit` holds out where it is not told: the model's ``validation``, without a budget.
 
     Args:
-        model: A model, or the class of one.
+        model: A model.
         steps, epochs: The budget.
     """
     return getattr(model, "validation", None) if steps is None and epochs is None else None

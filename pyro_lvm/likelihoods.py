@@ -7,6 +7,7 @@ distribution in the data's units.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -141,7 +142,7 @@ class BernoulliLikelihood(Likelihood):
     """Bernoulli, for rows of zeros and ones; the decoder's numbers are added to the logit of each feature's mean."""
 
     origin: Tensor
-    distribution: ClassVar[type[TorchDistribution]] = Bernoulli
+    distribution: ClassVar[Callable[..., TorchDistribution]] = Bernoulli
 
     def __init__(self, data_dim: int) -> None:
         super().__init__()
@@ -172,7 +173,7 @@ class BernoulliLikelihood(Likelihood):
 class ContinuousBernoulliLikelihood(BernoulliLikelihood):
     """The continuous Bernoulli on [0, 1] (Loaiza-Ganem and Cunningham 2019), for grey values as they are."""
 
-    distribution: ClassVar[type[TorchDistribution]] = ContinuousBernoulli
+    distribution: ClassVar[Callable[..., TorchDistribution]] = ContinuousBernoulli
 
     def check(self, x: Tensor) -> None:
         refused = x[(x < 0) | (x > 1)]

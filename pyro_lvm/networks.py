@@ -176,7 +176,8 @@ class _Image:
         """From (rows, planes * C, H, W) to (rows, planes * D)."""
         if not self.channels_last:
             return images.flatten(1)
-        return images.unflatten(1, (-1, self.depth)).movedim(2, -1).flatten(1)
+        by_plane: Tensor = images.unflatten(1, (-1, self.depth))
+        return by_plane.movedim(2, -1).flatten(1)
 
 
 def _halvings(edge: int) -> int:
@@ -203,4 +204,5 @@ class _ConvolutionalDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         small = self.dense(z.reshape(-1, z.shape[-1])).unflatten(1, (-1, *self.image.smallest))
-        return self.image.fold(self.convolutions(small)).reshape(*z.shape[:-1], -1)
+        rows: Tensor = self.convolutions(small)
+        return self.image.fold(rows).reshape(*z.shape[:-1], -1)

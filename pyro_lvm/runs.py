@@ -101,18 +101,19 @@ def fit_run(
     spec = catalogue.find(reference)
     batch_size = training.get("batch_size", 256) if method == "svi" else _SWEEP_ROWS
     dataset, stream = source.load(batch_size, seed)
+    if guide is None:
+        guide = spec.default_guide(missing=dataset.num_missing > 0)
+    own = dict(options or {})
+    known = spec.options(guide)
+    tuning = {name: own.pop(name) for name in EM_OPTIONS if method != "svi" and name in own and name not in known}
+    pair = catalogue.build(spec, facts_of(dataset), guide=guide, options=own, seed=seed)
     if method == "svi" and training.get("validation") is None and not isinstance(stream, data.RowStream):
-        maker = getattr(spec.model, "func", spec.model)
-        training["validation"] = default_validation(maker, training.get("steps"), training.get("epochs"))
+        training["validation"] = default_validation(pair.model, training.get("steps"), training.get("epochs"))
     train_rows, held_out_rows, _ = hold_out(dataset.rows, training.get("validation"), seed)
     # How the rows were read is part of the run: another machine may have more memory.
     source = replace(source, streamed=isinstance(stream, data.RowStream))
     scaling = data.Scaling.fit(train_rows, source.scale)
-    if guide is None:
-        guide = spec.default_guide(missing=dataset.num_missing > 0)
-    own = dict(options or {})
     if method == "svi":
-        pair = catalogue.build(spec, facts_of(dataset), guide=guide, options=own, seed=seed)
         rows: Any = scaling.transform(dataset.rows) if stream is None else stream
         fitted = fit(pair.model, pair.guide, rows, pair=pair, seed=seed, **training)
     else:
@@ -120,9 +121,6 @@ def fit_run(
             raise DataError(
                 f"binarizing dynamically is for training by gradients, not for {method}: binarize statically"
             )
-        known = spec.options(guide)
-        tuning = {name: own.pop(name) for name in EM_OPTIONS if name in own and name not in known}
-        pair = catalogue.build(spec, facts_of(dataset), guide=guide, options=own, seed=seed)
         # Before the work, not after it.
         for some in (train_rows, held_out_rows):
             if some is not None:
@@ -150,7 +148,7 @@ def fit_run(
         "seed": seed,
     }
     if out is not None:
-        kept = {k: v for k, v in training.items() if isinstance(v, (int, float, str, bool, type(None)))}
+        kept: dict[str, Any] = {k: v for k, v in training.items() if isinstance(v, (int, float, str, bool, type(None)))}
         kept.pop("checkpoint", None)
         if isinstance(training.get("elbo"), ELBO):
             kept["elbo"] = _describe(training["elbo"])

@@ -8,7 +8,6 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import Trace_ELBO
 from pyro.infer.util import torch_item
-from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
@@ -91,9 +90,8 @@ class TemperedELBO(Trace_ELBO):
         """Minus the weighted ELBO, in nats; its gradients are added to the parameters'."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)  # type: ignore[no-untyped-call]
+            loss.backward(retain_graph=self.retain_graph)
         value: float = torch_item(loss)
-        warn_if_nan(value, "loss")
         return value
 
     def _weighted_kl(self, name: str, prior: Any, posterior: Any) -> Tensor:
@@ -110,7 +108,8 @@ class TemperedELBO(Trace_ELBO):
             # What so many rows may use, each as scaled as its divergence.
             allowance = scale_and_mask(torch.ones_like(kl), scale=scale, mask=mask).flatten(0, -2).sum(0)
             by_coordinate = torch.maximum(by_coordinate, self.free_bits * coordinates * allowance)
-        return self.kl_weight.to(kl)[0] * by_coordinate.sum()
+        weighted: Tensor = self.kl_weight.to(kl)[0] * by_coordinate.sum()
+        return weighted
 
 
 def _kl(prior: Any, posterior: Any) -> tuple[Tensor, int]:

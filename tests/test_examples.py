@@ -145,3 +145,92 @@ class TestVaeDigits:
         assert all(float(lower) < float(tighter) for lower, tighter in bounds)
         for name in ("map", "grid", "reconstructions"):
             assert np.ptp(matplotlib.image.imread(tmp_path / f"runs/examples/vae_digits_{name}.png")) > 0.5
+
+
+def run(name: str, folder: Path, *arguments: str) -> str:
+    """What an example prints; its figure is there and shows something."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
+        cwd=folder,
+        env=os.environ | {"MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    image = matplotlib.image.imread(folder / f"runs/examples/{name}.png")
+    assert image.shape[0] > 400
+    assert np.ptp(image) > 0.5
+    return done.stdout
+
+
+def figures_of(printed: str, begin: str) -> list[float]:
+    """The numbers that end the first line which begins so, in a table's cells or in columns."""
+    line = re.search(rf"^\W*{re.escape(begin)}(.*)$", printed, re.M)
+    assert line is not None, printed
+    return [float(number) for number in re.findall(r"(?<![\w.])[-+]?\d+\.\d+(?:e[-+]\d+)?", line[1])]
+
+
+class TestFactorAnalysis:
+    def test_a_short_run_grades_itself_and_beats_ppca(self, tmp_path):
+        """It is the example's claim: noise of each measurement's own is what wines need, whatever is missing."""
+        printed = run("factor_analysis", tmp_path, "--steps", "150")
+        best, trained, gap = (
+            figures_of(printed, begin)[0] for begin in ("best log-evidence", "log-evidence of the model", "gap")
+        )
+        assert gap == pytest.approx(best - trained, abs=6e-3 * abs(gap) + 2e-5)
+        assert 1e-3 < gap < 0.5
+        # After so few steps the guide is not exact: a divergence of zero would be one that is not computed.
+        divergences = [figures_of(printed, f"{share}%")[0] for share in (0, 30, 60, 90)]
+        assert all(1e-5 < kl < 0.3 for kl in divergences)
+        here, standard, raw = (
+            figures_of(printed, begin)[0]
+            for begin in ("factor analysis, trained here", "PPCA of standardised", "PPCA of the measurements")
+        )
+        assert here > standard + 0.3 > raw + 0.3
+
+
+class TestBayesianPca:
+    def test_a_short_run_keeps_what_was_planted(self, tmp_path):
+        """It is the example's claim, for a number that is not the default."""
+        printed = run("bayesian_pca", tmp_path, "--steps", "250", "--planted", "3", "--offered", "8", "--seed", "1")
+        assert "planted 3, offered 8, kept 3" in printed
+        made, bayesian, chosen, offered = (
+            figures_of(printed, begin)[0]
+            for begin in ("the distribution that made", "Bayesian PCA, 8", "PPCA, d = 3, the best of 8", "PPCA, d = 8 ")
+        )
+        assert made > chosen > offered
+        assert made > bayesian > offered
+        assert bayesian == pytest.approx(chosen, abs=0.1)
+
+
+class TestMixturePpca:
+    def graded(self, part: str) -> None:
+        """Several beat one on rows that neither has seen, and the figures don't contradict each other."""
+        one, several = (figures_of(part, begin) for begin in ("one PPCA, d", "8 of them"))
+        assert several[1] > one[1] + 1
+        exact = figures_of(part, "ELBO exact")
+        divergence = figures_of(part, "KL(guide")
+        for column in (0, 1):
+            assert exact[column] == pytest.approx(several[column] - divergence[column], abs=2e-4)
+
+    def test_a_short_run_shows_that_several_beat_one(self, tmp_path):
+        """It is the example's claim, on the curved cloud and on digits."""
+        printed = run("mixture_ppca", tmp_path, "--steps", "40")
+        cloud, digits = printed.split("\ndigits:")
+        self.graded(cloud)
+        assert "8 of 8 alive" in cloud
+        single, several = (figures_of(digits, begin) for begin in ("one PPCA, d = 4", "10 of them"))
+        assert several[1] > single[1] + 10
+        assert "10 of 10 alive" in digits
+
+    @pytest.mark.slow
+    def test_oil_flow_too(self, tmp_path):
+        """The same on measured rows of another kind."""
+        root = os.environ.get("PYRO_LVM_DATA")
+        if root is None or not (Path(root) / "oil_flow").exists():
+            pytest.skip("no oil_flow under PYRO_LVM_DATA")
+        printed = run("mixture_ppca", tmp_path, "--steps", "40", "--data", str(Path(root) / "oil_flow"))
+        oil = printed.partition("\noil flow:")[2]
+        assert figures_of(oil, "5 of them")[1] > figures_of(oil, "one PPCA, d = 2")[1] + 5

@@ -82,7 +82,7 @@ def test_free_bits_are_a_mean_rows_and_coordinate_by_coordinate() -> None:
         loss(TemperedELBO(free_bits=100.0, num_particles=p, vectorize_particles=p > 1, max_plate_nesting=1), pair)
         for p in (1, 500)
     )
-    assert float(many) == pytest.approx(float(one), abs=0.05 * abs(float(one) - 3 * 100 * N))
+    assert float(many.detach()) == pytest.approx(float(one.detach()), abs=0.05 * abs(float(one.detach()) - 3 * 100 * N))
     # What is free pushes nothing.
     free = TemperedELBO(free_bits=1e3)
     gradient = torch.autograd.grad(loss(free, pair), list(pair.guide.parameters()), retain_graph=True)
@@ -119,18 +119,17 @@ def test_warm_up_reaches_a_traced_step() -> None:
 
 def test_fit_counts_the_steps_of_the_warm_up() -> None:
     weights = []
-    elbo = TemperedELBO(2.0, warmup_steps=200)
+    elbo = TemperedELBO(2.0, warmup_steps=60)
     fit(
         VAE(6, 2),
         GaussianEncoder(6, 2),
         rows(),
-        steps=300,
+        steps=100,
         elbo=elbo,
         progress=False,
         callbacks=[lambda state: weights.append(float(elbo.kl_weight))],
     )
-    # A record each third step.
-    assert weights == pytest.approx([2 * min(1.0, step / 200) for step in range(3, 301, 3)])
+    assert weights == pytest.approx([2 * min(1.0, step / 60) for step in range(1, 101)])
 
 
 def test_a_warm_up_that_outlasts_training_is_warned_of() -> None:

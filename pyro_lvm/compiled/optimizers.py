@@ -110,9 +110,14 @@ class Plan:
             if key not in counts:
                 # In float64, as the eager optimizers have it: a power of a float32 drifts over thousands of steps.
                 count = (steps[rule.step_from]).to(torch.float64)
-                counts[key] = 1 - beta1**count, (1 - beta2**count).sqrt()
+                counts[key] = 1 - _power(beta1, count), (1 - _power(beta2, count)).sqrt()
             update = _clipped_adam if rule.kind is ClippedAdam else _adam
             update(p, g, slot, rate, counts[key], rule.kind is torch.optim.AdamW, options, dtype)
+
+
+def _power(base: float, exponent: Any) -> Any:
+    # Inductor keeps an exponential that is used again, but would take the power anew for every few entries.
+    return (exponent * math.log(base)).exp() if base > 0 else 0.0 * exponent
 
 
 def _adam(

@@ -9,7 +9,7 @@ from __future__ import annotations
 # Seconds, measured on two x86-64 cores over the pairs of `benchmarks/svi_speed.py`: what compiling costs, the same on
 # top of every operation, and what a compiled step spares of a traced and of an eager one.
 _COMPILE = 2.5
-_COMPILE_AN_OPERATION = 0.02
+_COMPILE_AN_OPERATION = 0.01
 _SPARED_OF_TRACED = 1e-4
 _SPARED_OF_TRACED_AN_OPERATION = 3e-6
 # Steps below which even tracing, about a second the first time, costs more than it spares.

@@ -106,4 +106,12 @@ def _is_floating_point(node: fx.Node) -> bool:
 
 
 def _changes_in_place(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+        return False
+    # Noise is drawn into memory that nobody else sees.
+    drawn_into = node.args[0]
+    return not (
+        isinstance(drawn_into, fx.Node)
+        and drawn_into.target is _aten.empty.memory_format
+        and len(drawn_into.users) == 1
+    )

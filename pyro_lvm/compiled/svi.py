@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pyro
 import torch
+from pyro.infer import ELBO, TraceEnum_ELBO
 from pyro.infer.util import torch_item
 from pyro.poutine import runtime
 from torch import Tensor
@@ -122,6 +123,8 @@ class SVI(svi.SVI):
         Returns:
             The loss as a tensor without dimensions; a number where the step was eager.
         """
+        if self._ready and not self._steps:
+            self._look_at_plates(args, kwargs)
         self._steps += 1
         # The first step makes parameters, and a handler around this call is not a part of the model.
         if self._eager or not self._ready or runtime._PYRO_STACK or not self._may_trace():
@@ -202,6 +205,18 @@ class SVI(svi.SVI):
                 return loss_and_grads(model, guide, *args, **kwargs)
 
         return run
+
+    def _look_at_plates(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # An ELBO that must know how deep plates are nested runs the pair for it in its first step. The draws of that run
+        # are no part of a training: one that is taken up again, with a fresh ELBO, would go on with other noise.
+        elbo = getattr(self.loss, "__self__", None)
+        if (
+            isinstance(elbo, ELBO)
+            and elbo.max_plate_nesting == float("inf")
+            and (elbo.vectorize_particles or isinstance(elbo, TraceEnum_ELBO))
+        ):
+            with preserved():
+                elbo._guess_max_plate_nesting(self.model, self.guide, args, kwargs)
 
     def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         loss = super().step(*args, **kwargs)

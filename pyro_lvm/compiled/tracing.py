@@ -26,6 +26,8 @@ from pyro_lvm.pair import ParamCapture
 LossAndGrads = Callable[..., Any]
 
 _aten = torch.ops.aten
+
+
 @dataclass(frozen=True)
 class Traced:
     """A step's loss and gradients as a graph.

@@ -253,7 +253,7 @@ def test_without_a_compiler_the_graph_goes_on(monkeypatch: pytest.MonkeyPatch) -
     def broken(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("no C++ compiler")
 
-    monkeypatch.setattr("torch._inductor.compile", broken)
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", broken)
     with pytest.warns(UserWarning, match="traced but not compiled.*no C\\+\\+ compiler") as caught:
         expected, losses, svi = both(lambda svi: [svi.step(X) for _ in range(10)], compile=True)
     assert len(caught) == 1

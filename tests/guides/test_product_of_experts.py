@@ -56,11 +56,10 @@ def test_it_becomes_the_posterior_of_a_model_that_says_nothing_of_units() -> Non
     assert float(gaussian_kl(guide.encode(x), exact).detach().max()) < 1e-10
 
 
-@pytest.mark.parametrize("missing", [0.0, 0.3])
-def test_training_with_holes_reaches_the_truth(missing: float) -> None:
+def test_training_with_holes_reaches_the_truth() -> None:
     # Wrong: what the guide is for would not work. The yardstick is EM, which integrates the holes out.
-    x = rows(missing)
-    graded = grade(fit(PPCA(6, 2), ProductOfExperts(6, 2), x, steps=800, progress=False).pair, x)
+    x = rows(0.3)
+    graded = grade(fit(PPCA(6, 2), ProductOfExperts(6, 2), x, steps=700, progress=False).pair, x)
     assert graded.gap is not None
     assert graded.kl_to_exact is not None
     assert -1e-6 < graded.gap < 1e-2

@@ -86,16 +86,25 @@ def test_the_guide_starts_as_the_models_joint_posterior(missing: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("estimator", "elbo", "gap"),
-    [("enumerate", TraceEnum_ELBO, 5e-3), ("score", Trace_ELBO, 3e-2), ("baseline", TraceGraph_ELBO, 1e-2)],
+    ("estimator", "elbo", "steps", "lr", "gap"),
+    [
+        ("enumerate", TraceEnum_ELBO, 250, 0.06, 1.5e-2),
+        ("score", Trace_ELBO, 300, 0.01, 3.5e-2),
+        ("baseline", TraceGraph_ELBO, 250, 0.02, 2e-2),
+        pytest.param("enumerate", TraceEnum_ELBO, 1000, None, 5e-3, marks=pytest.mark.slow),
+        pytest.param("score", Trace_ELBO, 1000, None, 3e-2, marks=pytest.mark.slow),
+        pytest.param("baseline", TraceGraph_ELBO, 1000, None, 1e-2, marks=pytest.mark.slow),
+    ],
 )
-def test_training_reaches_where_em_gets_from_the_same_start(estimator: str, elbo: type, gap: float) -> None:
-    # Wrong: a discrete latent would train to less than the truth, or components would die.
+def test_training_goes_where_em_gets_from_the_same_start(
+    estimator: str, elbo: type, steps: int, lr: float | None, gap: float
+) -> None:
+    # Wrong: a discrete latent would train to less than the truth, or components would die. The start is at 4.4e-2.
     x = curved()
     model, guide = started(x, estimator=estimator)
     assert Pair(model, guide).elbo is elbo
     em = model.to_estimator().set_params(warm_start=True, tol=1e-8, max_iter=2000).fit(x.double().numpy())
-    pair = fit(model, guide, x, steps=1000, progress=False).pair
+    pair = fit(model, guide, x, steps=steps, lr=lr, compile=False, progress=False).pair
     graded = grade(pair, x)
     assert em.score(x.double().numpy()) - graded.log_evidence < gap  # type: ignore[operator]
     assert -1e-6 < graded.gap < gap  # type: ignore[operator]
@@ -108,9 +117,10 @@ def test_training_with_holes_and_several_lines_beat_one() -> None:
     # Wrong: what the mixture is for would not show.
     x = curved(0.2)
     model, guide = started(x)
-    graded = grade(fit(model, guide, x, steps=600, progress=False).pair, x)
-    assert -1e-6 < graded.gap < 0.1  # type: ignore[operator]
-    assert graded.kl_to_exact < 0.2  # type: ignore[operator]
+    graded = grade(fit(model, guide, x, steps=250, lr=0.06, compile=False, progress=False).pair, x)
+    # It starts 1.7 nats below.
+    assert -1e-6 < graded.gap < 0.2  # type: ignore[operator]
+    assert graded.kl_to_exact < 0.25  # type: ignore[operator]
     assert graded.elbo_agrees
     one = PPCA(5, 1).maximum_likelihood(x).log_evidence(x).detach().mean()
     assert graded.log_evidence > float(one) + 0.5  # type: ignore[operator]
@@ -131,7 +141,7 @@ def test_a_network_starts_near_the_exact_assignment_and_trains() -> None:
     with torch.no_grad():
         assert float(posterior_kl(guide.encode(x), model.exact_posterior(x)).mean()) < 0.2
     before = grade(Pair(model, guide), x)
-    after = grade(fit(model, guide, x, steps=300, lr=0.01, progress=False).pair, x)
+    after = grade(fit(model, guide, x, steps=100, lr=0.01, compile=False, progress=False).pair, x)
     assert after.elbo > before.elbo
     assert float(model.weights.detach().min()) > 0.1
 
