@@ -88,9 +88,9 @@ def test_the_guide_starts_as_the_models_joint_posterior(missing: float) -> None:
 @pytest.mark.parametrize(
     ("estimator", "elbo", "steps", "lr", "gap"),
     [
-        ("enumerate", TraceEnum_ELBO, 250, 0.06, 1.5e-2),
-        ("score", Trace_ELBO, 300, 0.01, 3.5e-2),
-        ("baseline", TraceGraph_ELBO, 250, 0.02, 2e-2),
+        ("enumerate", TraceEnum_ELBO, 250, 0.02, 2.5e-2),
+        ("score", Trace_ELBO, 300, 0.005, 4e-2),
+        ("baseline", TraceGraph_ELBO, 250, 0.02, 3e-2),
         pytest.param("enumerate", TraceEnum_ELBO, 1000, None, 5e-3, marks=pytest.mark.slow),
         pytest.param("score", Trace_ELBO, 1000, None, 3e-2, marks=pytest.mark.slow),
         pytest.param("baseline", TraceGraph_ELBO, 1000, None, 1e-2, marks=pytest.mark.slow),
@@ -117,7 +117,7 @@ def test_training_with_holes_and_several_lines_beat_one() -> None:
     # Wrong: what the mixture is for would not show.
     x = curved(0.2)
     model, guide = started(x)
-    graded = grade(fit(model, guide, x, steps=250, lr=0.06, compile=False, progress=False).pair, x)
+    graded = grade(fit(model, guide, x, steps=250, lr=0.03, compile=False, progress=False).pair, x)
     # It starts 1.7 nats below.
     assert -1e-6 < graded.gap < 0.2  # type: ignore[operator]
     assert graded.kl_to_exact < 0.25  # type: ignore[operator]
