@@ -236,10 +236,15 @@ def test_callbacks_see_records_and_can_stop() -> None:
 def test_interrupt_keeps_what_was_learned() -> None:
     # Wrong: Ctrl-C after an hour would lose the hour.
     x = small()
+    # Tests that run in the background may have inherited that Ctrl-C is ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
     # Not compiled: the interruption has to fall into the training.
-    result = fit(*pair(), x, steps=1_000_000, progress=False, compile=False)
+    try:
+        result = fit(*pair(), x, steps=1_000_000, progress=False, compile=False)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert result.stopped == "interrupted"
     assert 0 < result.steps < 1_000_000
     untrained = fit(*pair(), x, steps=1, progress=False)

@@ -143,12 +143,13 @@ def compile_step(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Step:
         # Inductor's cache wants to know that no shape is left open.
         shapes = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
         with torch.no_grad(), tracing(TracingContext(shapes)):
-            compiled: Step = compile_fx(graph, list(inputs), inner_compile=compile_inner, config_patches=dict(_OPTIONS))
+            compiled: Any = compile_fx(graph, list(inputs), inner_compile=compile_inner, config_patches=dict(_OPTIONS))
     except Exception as error:
         text = " ".join(str(error).split())
         raise Uncompilable(f"Inductor failed ({type(error).__name__}: {text[:200]})") from error
     if len(innermost) != 1 or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-        return compiled
+        whole: Step = compiled
+        return whole
     # The same inputs and outputs as the whole: what lies in between is for graphs that change more than their inputs,
     # and takes a tenth of a small model's step.
     (step,) = innermost

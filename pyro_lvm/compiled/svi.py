@@ -207,8 +207,8 @@ class SVI(svi.SVI):
         return run
 
     def _look_at_plates(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # An ELBO that must know how deep plates are nested runs the pair for it in its first step. The draws of that run
-        # are no part of a training: one that is taken up again, with a fresh ELBO, would go on with other noise.
+        # An ELBO that must know how deep plates nest runs the pair for it in its first step. The draws of that run are
+        # no part of a training: one that is taken up again, with a fresh ELBO, would go on with other noise.
         elbo = getattr(self.loss, "__self__", None)
         if (
             isinstance(elbo, ELBO)

@@ -30,8 +30,8 @@ def binarize(rows: Tensor, seed: int = 0) -> Tensor:
         DataError: A value is outside 0 to 1.
 
     Example:
-        >>> binarize(torch.tensor([[0.0, 1.0, 0.5]])).isin(torch.tensor([0.0, 1.0])).all()
-        tensor(True)
+        >>> binarize(torch.tensor([[0.0, 1.0, float("nan")]]))
+        tensor([[0., 1., nan]])
     """
     _check(rows)
     # On the CPU, so that a seed means the same data everywhere.
