@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -142,7 +143,9 @@ def compile_step(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Step:
 
         # Inductor's cache wants to know that no shape is left open.
         shapes = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
-        with torch.no_grad(), tracing(TracingContext(shapes)):
+        with torch.no_grad(), tracing(TracingContext(shapes)), warnings.catch_warnings():
+            # Of PyTorch's own code, to PyTorch's own authors.
+            warnings.simplefilter("ignore", FutureWarning)
             compiled: Any = compile_fx(graph, list(inputs), inner_compile=compile_inner, config_patches=dict(_OPTIONS))
     except Exception as error:
         text = " ".join(str(error).split())
