@@ -14,7 +14,7 @@ from torch.distributions import constraints
 
 from pyro_lvm import linear_gaussian
 from pyro_lvm.errors import PairError
-from pyro_lvm.modules import PairModule, feature_units, principal_start
+from pyro_lvm.modules import PairModule, check_latent_dim, feature_units, principal_start
 from pyro_lvm.plate import data_plate, observe
 
 
@@ -46,11 +46,7 @@ class BayesianPCA(PairModule):
 
     def __init__(self, data_dim: int, latent_dim: int = 2, shape: float = 1e-3, rate: float = 1e-3) -> None:
         super().__init__()
-        if not isinstance(latent_dim, int) or isinstance(latent_dim, bool) or not 1 <= latent_dim < data_dim:
-            raise PairError(
-                f"latent_dim={latent_dim} with {data_dim} features: Bayesian PCA needs 1 <= latent_dim < {data_dim}; "
-                "offer fewer columns or give data with more features"
-            )
+        check_latent_dim(latent_dim, data_dim, "Bayesian PCA", "offer fewer columns or give data with more features")
         for name, value in (("shape", shape), ("rate", rate)):
             if not value > 0:
                 raise PairError(f"{name}={value}: expected a positive number, for the prior on a column's precision")

@@ -20,7 +20,7 @@ from pyro_lvm.em.rows import MemoryRows
 from pyro_lvm.em.starts import principal_start
 from pyro_lvm.em.units import own_units
 from pyro_lvm.errors import PairError
-from pyro_lvm.modules import PairModule, feature_units
+from pyro_lvm.modules import PairModule, check_latent_dim, feature_units
 from pyro_lvm.plate import data_plate, observe
 
 # Rows that are looked at together.
@@ -52,11 +52,7 @@ class FactorAnalysis(PairModule):
 
     def __init__(self, data_dim: int, latent_dim: int = 2, noise_floor: float = 1e-3) -> None:
         super().__init__()
-        if not isinstance(latent_dim, int) or isinstance(latent_dim, bool) or not 1 <= latent_dim < data_dim:
-            raise PairError(
-                f"latent_dim={latent_dim} with {data_dim} features: factor analysis needs 1 <= latent_dim < "
-                f"{data_dim}; choose a smaller latent_dim or data with more features"
-            )
+        check_latent_dim(latent_dim, data_dim, "factor analysis")
         if not 0 < noise_floor < 1:
             raise PairError(
                 f"noise_floor={noise_floor}: expected a number between 0 and 1, relative to a feature's variance"

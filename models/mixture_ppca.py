@@ -19,7 +19,7 @@ from pyro_lvm.em.parameters import NoiseModel, Parameters
 from pyro_lvm.em.starts import clustered_start
 from pyro_lvm.errors import DataError, PairError
 from pyro_lvm.mixture_posterior import MixturePosterior
-from pyro_lvm.modules import PairModule, feature_units, units_of
+from pyro_lvm.modules import PairModule, check_latent_dim, feature_units, units_of
 from pyro_lvm.plate import data_plate, observe
 
 # Rows that k-means sees, and how often it is run: the likeliest start is taken.
@@ -54,11 +54,7 @@ class MixturePPCA(PairModule):
 
     def __init__(self, data_dim: int, latent_dim: int = 2, num_components: int = 5, noise_floor: float = 1e-4) -> None:
         super().__init__()
-        if not isinstance(latent_dim, int) or isinstance(latent_dim, bool) or not 1 <= latent_dim < data_dim:
-            raise PairError(
-                f"latent_dim={latent_dim} with {data_dim} features: a mixture of probabilistic PCAs needs 1 <= "
-                f"latent_dim < {data_dim}; choose a smaller latent_dim or data with more features"
-            )
+        check_latent_dim(latent_dim, data_dim, "a mixture of probabilistic PCAs")
         if not isinstance(num_components, int) or isinstance(num_components, bool) or num_components < 1:
             raise PairError(f"num_components={num_components}: expected a whole number from 1 up")
         if not 0 < noise_floor < 1:

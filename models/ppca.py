@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, constraints
 
 from pyro_lvm import em, linear_gaussian
-from pyro_lvm.errors import PairError
-from pyro_lvm.modules import PairModule, feature_units, units_of
+from pyro_lvm.modules import PairModule, check_latent_dim, feature_units, units_of
 from pyro_lvm.plate import data_plate, observe
 
 
@@ -41,11 +40,7 @@ class PPCA(PairModule):
 
     def __init__(self, data_dim: int, latent_dim: int = 2) -> None:
         super().__init__()
-        if not isinstance(latent_dim, int) or isinstance(latent_dim, bool) or not 1 <= latent_dim < data_dim:
-            raise PairError(
-                f"latent_dim={latent_dim} with {data_dim} features: probabilistic PCA needs 1 <= latent_dim < "
-                f"{data_dim}; choose a smaller latent_dim or data with more features"
-            )
+        check_latent_dim(latent_dim, data_dim, "probabilistic PCA")
         self.register_buffer("origin", torch.zeros(data_dim))
         self.register_buffer("unit", torch.ones(data_dim))
         self.relative_loadings = torch.nn.Parameter(0.1 * torch.randn(data_dim, latent_dim))

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_lvm import plots
-from pyro_lvm.errors import ArtifactError, DataError
+from pyro_lvm.errors import DataError
 from pyro_lvm.grading import Grade
 from pyro_lvm.history import History
 from pyro_lvm.pair import Decodes, Encodes, Pair
+from pyro_lvm.plots.files import write_figures
 
-_DPI = 150
 # A map of more points is a blot, and a scatter no surer.
 _MAX_ROWS = 10_000
 _MAX_LOADINGS = 24
@@ -73,19 +73,7 @@ def save_figures(
         "loadings": _loadings(pair.model, flat.shape[1], feature_names, image_shape),
         "reconstructions": _reconstructions(drawn, image_shape, inverse),
     }
-    folder = Path(folder)
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            if figure is not None:
-                figure.savefig(folder / f"{name}.png", dpi=_DPI, bbox_inches="tight")
-                written.append(folder / f"{name}.png")
-    except OSError as error:
-        raise ArtifactError(
-            f"can't write figures to '{folder}' ({error.strerror or error}): choose another folder"
-        ) from error
-    return written
+    return write_figures(folder, figures)
 
 
 def principal_axes(loadings: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_lvm import plots
-from pyro_lvm.errors import ArtifactError, PairError
+from pyro_lvm.errors import PairError
 from pyro_lvm.evidence import LatentUnits
 from pyro_lvm.latent import LatentSpace, nearest_rows
+from pyro_lvm.plots.files import write_figures
 
-_DPI = 150
 # What a page holds: classes, coordinates, images side by side, pairs of rows.
 _MAX_CLASSES, _MAX_COORDINATES, _NUM_IMAGES, _NUM_PAIRS = 12, 10, 9, 6
 _MAX_TABLE_COORDINATES = 6
@@ -103,19 +103,7 @@ class LatentFigures:
                 "nearest_rows": self.nearest_rows(),
                 "reconstructions": self.reconstructions(),
             }
-        folder = Path(folder)
-        written = []
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, figure in figures.items():
-                if figure is not None:
-                    figure.savefig(folder / f"{name}.png", dpi=_DPI, bbox_inches="tight")
-                    written.append(folder / f"{name}.png")
-        except OSError as error:
-            raise ArtifactError(
-                f"can't write figures to '{folder}' ({error.strerror or error}): choose another folder"
-            ) from error
-        return written
+        return write_figures(folder, figures)
 
     def prior_and_posterior(self) -> Figure:
         """The notes' two pictures: without pattern under the prior, in regions under the guide."""

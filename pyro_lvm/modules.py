@@ -8,7 +8,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_lvm.errors import DataError
+from pyro_lvm.errors import DataError, PairError
 
 # Of the features' root mean variance.
 _SMALLEST_UNIT = 1e-3
@@ -34,6 +34,29 @@ class PairModule(PyroModule):
     def __init__(self) -> None:
         super().__init__(name=f"{type(self).__name__}_{next(_serial)}")
         self.register_buffer("started", torch.tensor(False))
+
+
+def check_latent_dim(
+    latent_dim: int,
+    data_dim: int,
+    name: str,
+    advice: str = "choose a smaller latent_dim or data with more features",
+) -> None:
+    """Check the number of latent coordinates of a model with a subspace of the data's.
+
+    Args:
+        latent_dim: Number of latent coordinates d.
+        data_dim: Number of features D.
+        name: What the message calls the model.
+        advice: What the message says to do.
+
+    Raises:
+        PairError: d is not a whole number from 1 to D - 1.
+    """
+    if not isinstance(latent_dim, int) or isinstance(latent_dim, bool) or not 1 <= latent_dim < data_dim:
+        raise PairError(
+            f"latent_dim={latent_dim} with {data_dim} features: {name} needs 1 <= latent_dim < {data_dim}; {advice}"
+        )
 
 
 def feature_units(x: Tensor) -> tuple[Tensor, Tensor]:

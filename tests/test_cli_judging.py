@@ -89,7 +89,7 @@ def test_latent_draws_images(
     columns: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wrong: a picture fails on digits, or on a single latent coordinate, which has no plane."""
-    monkeypatch.setattr("pyro_lvm.latent_figures._DPI", 30)
+    monkeypatch.setattr("pyro_lvm.plots.files._DPI", 30)
     fit = ("fit", "ppca", "--method", "closed", "--data", "digits", "--latent-dim", columns, "--out", tmp_path / "run")
     assert run(capsys, *fit, "--quiet")[0] == 0
     code, out, err = run(capsys, "latent", tmp_path / "run", "--out", tmp_path / "pictures")

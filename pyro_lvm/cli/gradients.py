@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 
-from pyro_lvm.cli.options import FileArg, JsonArg, QuietArg, RootArg, RunArg
+from pyro_lvm.cli.options import DeviceArg, FileArg, JsonArg, QuietArg, RootArg, RunArg
 from pyro_lvm.data.writing import check_new_file, replacing
 from pyro_lvm.errors import DataError, PyroLvmError
 from pyro_lvm.fitting import choose_device, hold_out
@@ -38,7 +39,7 @@ def gradients_command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File for the figure: png, pdf or svg.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of rows, batches and draws.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: DeviceArg = "auto",
     data_root: RootArg = None,
     pair: FileArg = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a figure that is there.")] = False,
@@ -89,7 +90,7 @@ def _pair_and_rows(
     saved, source, scaling = read_run(run, pair=file)
     trained = saved.config["training"]
     if root is not None:
-        source = type(source)(**{**vars(source), "root": root})
+        source = replace(source, root=root)
     dataset, _ = source.load(trained.get("batch_size", 256), trained["seed"])
     train_rows, _, _ = hold_out(dataset.rows, trained.get("validation"), trained["seed"])
     chosen = torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(seed))[:count].sort().values
