@@ -23,7 +23,7 @@ from pyro_lvm.errors import DataError, PairError
 from pyro_lvm.mixture_posterior import MixturePosterior
 from pyro_lvm.pair import Encodes, HasEstimator, HasExactPosterior, Pair, refuse_holes
 from pyro_lvm.progress import Reporter
-from pyro_lvm.runs import read_run
+from pyro_lvm.reading import read_run
 from pyro_lvm.source import DataSource
 
 FloatArray = npt.NDArray[np.float64]

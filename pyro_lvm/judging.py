@@ -8,21 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyro_lvm import evidence
-from pyro_lvm.data import Dataset, Scaling
 from pyro_lvm.errors import DataError
 from pyro_lvm.evidence import Estimate, Terms
-from pyro_lvm.fitting import choose_device, hold_out
 from pyro_lvm.latent import LatentSpace, Neighbourhoods, neighbourhoods
 from pyro_lvm.latent_figures import LatentFigures
-from pyro_lvm.pair import HasLogEvidence, Pair, refuse_holes
-from pyro_lvm.runs import read_run
+from pyro_lvm.pair import HasLogEvidence, refuse_holes
+from pyro_lvm.reading import load_run
 from pyro_lvm.source import DataSource
-
-# Rows of a stream that are read at a time.
-_SWEEP_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ def evidence_run(
     """
     if k < 1 or (num_rows is not None and num_rows < 1):
         raise DataError(f"k={k}, rows={num_rows}: expected whole numbers from 1 up")
-    loaded = _load(run, source, root, pair, device)
+    loaded = load_run(run, source, root=root, pair=pair, device=device)
     which, rows = loaded.judged()
     if num_rows is not None and num_rows < len(rows):
         # Never the first ones: rows often stand sorted by class.
@@ -160,7 +154,7 @@ def latent_run(
     Raises:
         PyroLvmError: Anything given is unusable.
     """
-    loaded = _load(run, None, root, pair, device)
+    loaded = load_run(run, root=root, pair=pair, device=device)
     dataset, rows, labels = loaded.dataset, loaded.dataset.rows, loaded.dataset.labels
     if getattr(loaded.pair.guide, "accepts_missing", True) is False:
         complete = ~rows.isnan().any(1)
@@ -181,41 +175,3 @@ def latent_run(
         seed=seed,
     )
     return RunLatent(kept, terms, figures.save(out))
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    pair: Pair
-    dataset: Dataset
-    scaling: Scaling
-    num_training_rows: int
-    given: bool
-    validation: float | None
-    seed: int
-
-    def judged(self) -> tuple[str, Tensor]:
-        """Which rows are judged, in the data's units."""
-        if self.given:
-            return "given", self.dataset.rows
-        training, held_out, _ = hold_out(self.dataset.rows, self.validation, self.seed)
-        return ("training", training) if held_out is None else ("held-out", held_out)
-
-
-def _load(run: str | Path, source: DataSource | None, root: str | None, pair: str | None, device: str) -> _Loaded:
-    saved, own, scaling = read_run(run, pair=pair)
-    own = own if root is None else replace(own, root=root)
-    trained = saved.config["training"]
-    dataset, _ = (own if source is None else source).load(trained.get("batch_size") or _SWEEP_ROWS, trained["seed"])
-    shape = saved.config["data"]["shape"]
-    if dataset.data_dim != shape[1]:
-        raise DataError(
-            f"the rows have {dataset.data_dim} features, but '{run}' was trained on {shape[1]}: give rows with the "
-            "same features"
-        )
-    validation = trained.get("validation")
-    num_training = shape[0] - round(shape[0] * (validation or 0.0))
-    # Parameters that appear when the pair first runs must do so before it moves to its device.
-    some = dataset.rows[~dataset.rows.isnan().any(1)][:2]
-    saved.pair.materialize(scaling.transform(some if len(some) else dataset.rows[:2]))
-    saved.pair.to(choose_device(device))
-    return _Loaded(saved.pair, dataset, scaling, num_training, source is not None, validation, trained["seed"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,12 +16,13 @@ from torch import Tensor
 from pyro_lvm import artifact, catalogue, data
 from pyro_lvm.artifact import Artifact
 from pyro_lvm.checking import CheckResult, check_pair
-from pyro_lvm.errors import ArtifactError, DataError, PairError
+from pyro_lvm.errors import DataError, PairError
 from pyro_lvm.estimating import EM_OPTIONS, fit_by_estimator
-from pyro_lvm.fitting import FitResult, choose_device, default_validation, fit, hold_out
+from pyro_lvm.fitting import FitResult, default_validation, fit, hold_out
 from pyro_lvm.grading import Grade, grade
 from pyro_lvm.history import History
 from pyro_lvm.pair import Pair
+from pyro_lvm.reading import digest, load_run, read_run
 from pyro_lvm.source import DataSource
 from pyro_lvm.tempering import TemperedELBO
 
@@ -153,7 +153,7 @@ def fit_run(
         if isinstance(training.get("elbo"), ELBO):
             kept["elbo"] = _describe(training["elbo"])
         config = {
-            "data": {**source.to_config(), "shape": list(dataset.rows.shape), "sha256": _digest(dataset.rows)},
+            "data": {**source.to_config(), "shape": list(dataset.rows.shape), "sha256": digest(dataset.rows)},
             "features": None if dataset.feature_names is None else list(dataset.feature_names),
             "scaling": scaling.to_config(),
             "training": {"seed": seed, **kept, "method": method, "batch_size": batch_size},
@@ -186,42 +186,14 @@ def evaluate_run(
     Raises:
         PyroLvmError: The run or the data can't be read, or the data is not what the run was trained on.
     """
-    saved, own, scaling = read_run(run, pair=pair)
-    recorded, trained = saved.config["data"], saved.config["training"]
-    method = trained.get("method", "svi")
-    own = own if root is None else replace(own, root=root)
-    dataset, _ = own.load(trained.get("batch_size", 256), trained["seed"])
-    if _digest(dataset.rows) != recorded["sha256"]:
-        raise ArtifactError(
-            f"the data '{own.reference}', now {tuple(dataset.rows.shape)} rows by features, is not what '{run}' was "
-            f"trained on, {tuple(recorded['shape'])}: restore it, or point --data-root at the folder that holds it"
-        )
-    train_rows, held_out_rows, _ = hold_out(dataset.rows, trained.get("validation"), trained["seed"])
+    loaded = load_run(run, root=root, pair=pair, device=device)
+    dataset, (train_rows, held_out_rows) = loaded.dataset, loaded.parts()
     if source is not None:
-        if own.binarize != "none":
-            # Rows of the same kind as the pair was trained on, or their nats would mean something else.
-            source = replace(source, binarize="static")
-        dataset, _ = source.load(trained.get("batch_size", 256), trained["seed"])
+        dataset = loaded.others(source)
         held_out_rows = dataset.rows
-        if held_out_rows.shape[1:] != train_rows.shape[1:]:
-            raise DataError(
-                f"'{source.reference}' has {held_out_rows.shape[1]} features, but '{run}' was trained on "
-                f"{train_rows.shape[1]}: evaluate on rows with the same features"
-            )
-        names = saved.config.get("features")
-        if names and dataset.feature_names and list(dataset.feature_names) != names:
-            raise DataError(
-                f"'{source.reference}' has the columns {', '.join(dataset.feature_names[:6])}, but '{run}' was trained "
-                f"on {', '.join(names[:6])}: choose and order them with --features"
-            )
-    target = choose_device(device)
-    # Parameters that appear when the pair first runs must do so before it moves to its device.
-    some = train_rows if method == "svi" else _gradable(saved.pair, train_rows)
-    saved.pair.materialize(scaling.transform(some[:2]))
-    saved.pair.to(target)
-    grades = _grades(saved.pair, train_rows, held_out_rows, scaling, method)
-    metrics = {**saved.metrics, **_figures(*grades), "device": str(target)}
-    return Run(saved.pair, dataset, scaling, *grades, metrics=metrics, artifact=saved)
+    grades = _grades(loaded.pair, train_rows, held_out_rows, loaded.scaling, loaded.method)
+    metrics = {**loaded.artifact.metrics, **_figures(*grades), "device": str(loaded.pair.device)}
+    return Run(loaded.pair, dataset, loaded.scaling, *grades, metrics=metrics, artifact=loaded.artifact)
 
 
 def check_run(
@@ -264,31 +236,6 @@ def check_run(
         built.start(rows, torch.Generator().manual_seed(seed))
     num_rows = len(rows)
     return check_pair(built.model, built.guide, rows[:_CHECKED_ROWS], num_rows=num_rows, pair=built)
-
-
-def read_run(run: str | Path, *, pair: str | None = None) -> tuple[Artifact, DataSource, data.Scaling]:
-    """Read a run, where its rows came from, and how they were scaled.
-
-    Args:
-        run: The folder.
-        pair: The pair's file, ``FILE.py:MODEL,GUIDE``, where it was defined in one.
-
-    Raises:
-        PyroLvmError: The run can't be read, or its pair isn't at hand.
-    """
-    saved = artifact.load(run, spec=None if pair is None else catalogue.find(pair))
-    try:
-        source = DataSource.from_config(saved.config["data"])
-        scaling = data.Scaling.from_config(saved.config["scaling"])
-        _, data_dim = saved.config["data"]["shape"]
-        _ = saved.config["data"]["sha256"], saved.config["training"]["seed"], range(data_dim)
-        _ = list(saved.config.get("features") or ())
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ArtifactError(
-            f"'{run}' is damaged: its configuration lacks something, or has it of the wrong kind ({error}): restore "
-            "config.json or fit again"
-        ) from error
-    return saved, source, scaling
 
 
 def facts_of(dataset: data.Dataset) -> dict[str, Any]:
@@ -346,7 +293,3 @@ def _figures(training: Grade, held_out: Grade | None) -> dict[str, Any]:
 def _describe(elbo: ELBO) -> dict[str, Any]:
     options = elbo.options() if isinstance(elbo, TemperedELBO) else {}
     return {"name": type(elbo).__name__, "num_particles": elbo.num_particles, **options}
-
-
-def _digest(rows: Tensor) -> str:
-    return hashlib.sha256(rows.contiguous().numpy().tobytes()).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +16,10 @@ from torch import Tensor
 from pyro_lvm.cli.options import DeviceArg, FileArg, JsonArg, QuietArg, RootArg, RunArg
 from pyro_lvm.data.writing import check_new_file, replacing
 from pyro_lvm.errors import DataError, PyroLvmError
-from pyro_lvm.fitting import choose_device, hold_out
 from pyro_lvm.gradients import GradientComparison, compare
 from pyro_lvm.pair import Pair
 from pyro_lvm.plots import gradient_noise
-from pyro_lvm.runs import read_run
+from pyro_lvm.reading import load_run
 
 _DPI = 150
 
@@ -87,19 +85,10 @@ def _pair_and_rows(
     run: Path, file: str | None, root: str | None, device: str, count: int, seed: int
 ) -> tuple[Pair, Tensor]:
     """A run's pair on its device, and some of the rows that it was trained on, as it sees them."""
-    saved, source, scaling = read_run(run, pair=file)
-    trained = saved.config["training"]
-    if root is not None:
-        source = replace(source, root=root)
-    dataset, _ = source.load(trained.get("batch_size", 256), trained["seed"])
-    train_rows, _, _ = hold_out(dataset.rows, trained.get("validation"), trained["seed"])
-    chosen = torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(seed))[:count].sort().values
-    x = scaling.transform(train_rows[chosen])
-    target = choose_device(device)
-    # Parameters that appear when the pair first runs must do so before it moves to its device.
-    saved.pair.materialize(x[:2])
-    saved.pair.to(target)
-    return saved.pair, x.to(target)
+    loaded = load_run(run, root=root, pair=file, device=device)
+    training, _ = loaded.parts()
+    chosen = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    return loaded.pair, loaded.scaling.transform(training[chosen]).to(loaded.pair.device)
 
 
 def _save(compared: GradientComparison, out: Path) -> None:

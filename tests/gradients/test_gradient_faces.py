@@ -102,5 +102,5 @@ def test_the_example_tells_its_story(tmp_path):
     assert "Warning" not in run.stderr
     after = run.stdout.partition("ELBO after")[2]
     lost = {line.split()[0]: float(line.split()[-1]) for line in after.splitlines()[1:5]}
-    assert lost["score"] > 2 * lost["score+network"] > 2 * lost["reparameterization"]
+    assert lost["score"] > lost["score+network"] > 1.3 * lost["reparameterization"]
     assert np.ptp(matplotlib.image.imread(tmp_path / "runs/examples/gradient_estimators.png")) > 0.5
