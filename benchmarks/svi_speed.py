@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.mkdtemp())
@@ -118,6 +119,17 @@ def ours(row: svi_pairs.Row, compile: Any = True) -> Step:
     return step
 
 
+def ours_run(row: svi_pairs.Row) -> Step:
+    """The same by `run`, a hundred steps a call."""
+    svi = SVI(row.model, row.guide, pyro.optim.Adam({"lr": LR}), row.elbo(), compile=True)
+
+    def step() -> Tensor:
+        return svi.run(100, row.batch)
+
+    step.counts, step.svi = 100, svi  # type: ignore[attr-defined]
+    return step
+
+
 def numpyro(row: svi_pairs.Row) -> Step:
     return numpyro_step(row, LR)
 
@@ -132,43 +144,63 @@ COLUMNS: dict[str, Callable[[svi_pairs.Row], Step]] = {
     "numpyro": numpyro,
     "ours-traced": lambda row: ours(row, "auto"),
     "ours": ours,
+    "ours-run": ours_run,
 }
 
 
-def measure(name: str, columns: list[str], repeats: int, seconds: float) -> None:
-    steps: dict[str, Step] = {}
-    first: dict[str, float] = {}
-    stores: dict[str, Any] = {}
-    row = svi_pairs.ROWS[name]()
-    store = pyro.get_param_store()
+@dataclass
+class Started:
+    """Ways that have taken their first steps, and what each has in Pyro's parameter store."""
+
+    steps: dict[str, Step] = field(default_factory=dict)
+    first: dict[str, float] = field(default_factory=dict)
+    stores: dict[str, Any] = field(default_factory=dict)
+
+
+def start(make: Callable[[], svi_pairs.Row], columns: Sequence[str]) -> Started:
+    """Build each way on a fresh row of its own and let it take two steps."""
+    started = Started()
     # Ours first: its time to compile then has what is loaded once in it.
     for column in sorted(columns, key=lambda c: c != "ours"):
         torch._dynamo.reset() if column not in ("ours", "pyro") else None
         pyro.clear_param_store()
-        row = svi_pairs.ROWS[name]()
+        row = make()
         pyro.set_rng_seed(0)
         began = time.perf_counter()
         try:
-            steps[column] = COLUMNS[column](row)
-            steps[column]()
-            steps[column]()
+            step = COLUMNS[column](row)
+            step()
+            step()
         except Exception as error:  # noqa: BLE001 - a peer that can't is a result
             print(f"  {column}: fails ({type(error).__name__}: {str(error).splitlines()[0][:80]})")
-            steps.pop(column, None)
             continue
-        first[column] = time.perf_counter() - began
-        stores[column] = store.get_state()
-    times: dict[str, list[float]] = {column: [] for column in steps}
+        started.first[column] = time.perf_counter() - began
+        started.steps[column] = step
+        started.stores[column] = pyro.get_param_store().get_state()
+    return started
+
+
+def alternate(started: Started, repeats: int, seconds: float) -> dict[str, float]:
+    """The median seconds a step of each way, in turns."""
+    store = pyro.get_param_store()
+    times: dict[str, list[float]] = {column: [] for column in started.steps}
     for repeat in range(repeats + 1):
-        for column, step in steps.items():
-            store._params, store._constraints = stores[column]["params"], stores[column]["constraints"]
+        for column, step in started.steps.items():
+            store._params, store._constraints = (started.stores[column][key] for key in ("params", "constraints"))
             count, began = 0, time.perf_counter()
             while time.perf_counter() - began < seconds:
                 step()
-                count += 1
+                count += getattr(step, "counts", 1)
             if repeat:  # the first round warms up
                 times[column].append((time.perf_counter() - began) / count)
-    medians = {column: statistics.median(values) for column, values in times.items()}
+    return {column: statistics.median(values) for column, values in times.items()}
+
+
+def measure(name: str, columns: list[str], repeats: int, seconds: float) -> None:
+    row = svi_pairs.ROWS[name]()
+    started = start(svi_pairs.ROWS[name], columns)
+    steps, first = started.steps, started.first
+    medians = alternate(started, repeats, seconds)
     print(f"{row.name}")
     for column in columns:
         if column not in medians:
@@ -190,9 +222,7 @@ def measure(name: str, columns: list[str], repeats: int, seconds: float) -> None
         print(
             f"  {column:14s} {1 / t:9.0f} steps/s {t * 1e6:9.0f} us {ratios}  first steps {first[column]:5.1f} s{note}"
         )
-    print(
-        f"  peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB", flush=True
-    )
+    sys.stdout.flush()
 
 
 def main() -> None:

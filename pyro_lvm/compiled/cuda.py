@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pyro_lvm.compiled.preserving import copied, repeats
 from pyro_lvm.compiled.program import Step
 
 _WARM_UP = 3
@@ -23,29 +24,39 @@ class CapturedStep:
         lasting, batch: Its inputs. The lasting ones are left as they were.
 
     Raises:
-        RuntimeError: The step can't be captured (it touches the CPU, or waits for the device).
+        RuntimeError: The step can't be captured (it waits for the device, or its batch repeats memory).
     """
 
     def __init__(self, step: Step, lasting: Sequence[Tensor], batch: Sequence[Tensor]) -> None:
-        self._batch = [t.clone() for t in batch]
+        if any(repeats(t) for t in batch):
+            raise RuntimeError("a batch whose entries share memory has no place that it could be copied to")
+        # Strides are numbers in the compiled code: the copies have the batch's own.
+        self._batch = [copied(t) for t in batch]
         self._pointers = [t.data_ptr() for t in lasting]
-        before = [t.clone() for t in lasting]
-        random_state = torch.cuda.get_rng_state(batch[0].device)
-        stream = torch.cuda.Stream(batch[0].device)
-        stream.wait_stream(torch.cuda.current_stream())
-        try:
-            with torch.cuda.stream(stream), torch.no_grad():
-                for _ in range(_WARM_UP):
-                    step(*lasting, *self._batch)
-            torch.cuda.current_stream().wait_stream(stream)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.no_grad(), torch.cuda.graph(self._graph):
-                (self._loss,) = step(*lasting, *self._batch)
-        finally:
-            with torch.no_grad():
-                for tensor, value in zip(lasting, before, strict=True):
+        device = batch[0].device
+        before = [(t, t.clone()) for t in lasting if not repeats(t)]
+        random_state = torch.cuda.get_rng_state(device)
+        with torch.cuda.device(device), torch.no_grad():
+            try:
+                self._warm_up(step, lasting)
+                self._graph = torch.cuda.CUDAGraph()
+                # Another thread's calls, as of a loader that pins memory, are no part of the capture and don't end it.
+                with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                    (self._loss,) = step(*lasting, *self._batch)
+            finally:
+                for tensor, value in before:
                     tensor.copy_(value)
-            torch.cuda.set_rng_state(random_state, batch[0].device)
+                torch.cuda.set_rng_state(random_state, device)
+
+    def _warm_up(self, step: Step, lasting: Sequence[Tensor]) -> None:
+        # What is done once (kernels are loaded and tuned, libraries make room) must not be captured; on a stream of its
+        # own, as the capture will be.
+        present, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+        stream.wait_stream(present)
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP):
+                step(*lasting, *self._batch)
+        present.wait_stream(stream)
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         """Take a step; the loss is a copy, as the next replay overwrites the captured one."""

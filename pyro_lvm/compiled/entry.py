@@ -124,7 +124,11 @@ class Entry:
             loss, *values = traced.graph(*batch, *traced.lifted)
             for parameter in traced.parameters:
                 parameter.grad = None
-            for parameter, gradient in zip(traced.trained, values, strict=False):
+            # Memory of their own, laid out as the parameters: fused optimizers take that for granted, and clipping
+            # changes gradients in place, which may be views of each other or of the batch here.
+            gradients = [torch.empty_like(p) for p in traced.trained]
+            torch._foreach_copy_(gradients, values[: len(gradients)])
+            for parameter, gradient in zip(traced.trained, gradients, strict=True):
                 parameter.grad = gradient
             for old, new in zip(traced.written, values[len(traced.trained) :], strict=True):
                 old.copy_(new)

@@ -64,3 +64,19 @@ def _copy(tensor: Tensor) -> Tensor:
     # Not traced, should a trace be under way.
     with torch.utils._python_dispatch._disable_current_modes():
         return tensor.detach().clone()
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """A copy with the same strides, of which machine code may have made numbers.
+
+    What repeats entries in memory comes back itself: it can't be written to in place, and needs no copy.
+    """
+    if repeats(tensor):
+        return tensor
+    place = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    return place.copy_(tensor)
+
+
+def repeats(tensor: Tensor) -> bool:
+    """Whether entries share memory, as expanded ones do."""
+    return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

@@ -45,7 +45,7 @@ def simplify(nodes: fx.Graph) -> None:
 
 def _drop_neutral(nodes: fx.Graph) -> None:
     """Drop multiplications by one, additions of zero, and detaching, of which nothing is left in a graph."""
-    if any(_changes_in_place(node) for node in nodes.nodes):
+    if any(changes_in_place(node) for node in nodes.nodes):
         # What looks neutral may be a copy from before the change.
         return
     for node in list(nodes.nodes):
@@ -105,7 +105,8 @@ def _is_floating_point(node: fx.Node) -> bool:
     return meta is not None and meta.dtype.is_floating_point
 
 
-def _changes_in_place(node: fx.Node) -> bool:
+def changes_in_place(node: fx.Node) -> bool:
+    """Whether an operation changes a tensor that others may see."""
     if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
         return False
     # Noise is drawn into memory that nobody else sees.

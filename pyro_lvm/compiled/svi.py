@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import pyro
@@ -101,6 +101,8 @@ class SVI(svi.SVI):
         self.average = average
         self._entries: dict[tuple[Any, ...], list[Entry]] = {}
         self._report = Report()
+        # What the last step was for and the compiled step that took it, if it was compiled.
+        self._last: tuple[Any, Entry] | None = None
         self._eager = compile is False
         self._steps = 0
         self._ready = ready
@@ -126,6 +128,7 @@ class SVI(svi.SVI):
         if self._ready and not self._steps:
             self._look_at_plates(args, kwargs)
         self._steps += 1
+        self._last = None
         # The first step makes parameters, and a handler around this call is not a part of the model.
         if self._eager or not self._ready or runtime._PYRO_STACK or not self._may_trace():
             self._ready = True
@@ -143,6 +146,7 @@ class SVI(svi.SVI):
         entry.steps += 1
         if entry.compiled is not None and (self._is_bound(entry) or self._bind(entry, batch)):
             loss = entry.run_compiled(batch)
+            self._last = key, entry
             self._note("compiled")
         else:
             loss = entry.run_traced(batch, self.optim, self.trainable)
@@ -170,25 +174,34 @@ class SVI(svi.SVI):
         planned = self.planned_steps
         self.planned_steps = max(num_steps, planned or 0)
         losses: list[Any] = []
-        rows = next((len(a) for a in args if isinstance(a, Tensor)), 0)
-        order = torch.empty(0, dtype=torch.long)
-        position = 0
+        batches = _batches(args, batch_size)
         try:
-            for number in range(num_steps):
-                batch = args
-                if batch_size is not None and batch_size < rows:
-                    if position + batch_size > len(order):
-                        device = next(a.device for a in args if isinstance(a, Tensor))
-                        order, position = torch.randperm(rows, device=device), 0
-                    chosen = order[position : position + batch_size]
-                    position += batch_size
-                    batch = tuple(a.index_select(0, chosen) if isinstance(a, Tensor) else a for a in args)
-                losses.append(self.step_tensor(*batch, **kwargs))
-                if number % _LOOK_EVERY == _LOOK_EVERY - 1 or number == num_steps - 1:
-                    self._refuse_not_finite(losses[-1])
+            while len(losses) < num_steps:
+                losses.append(self.step_tensor(*next(batches), **kwargs))
+                losses += self._repeat(min(_LOOK_EVERY, num_steps - len(losses)), batches, kwargs)
+                self._refuse_not_finite(losses[-1])
         finally:
             self.planned_steps = planned
-        return torch.stack([torch.as_tensor(loss, device="cpu").detach() for loss in losses])
+        # Stacked where they are: a device is waited for once.
+        tensors = [loss if isinstance(loss, Tensor) else torch.as_tensor(loss) for loss in losses]
+        return torch.stack([t.to(tensors[-1].device) for t in tensors]).cpu() if tensors else torch.empty(0)
+
+    def _repeat(self, most: int, batches: Iterator[tuple[Any, ...]], kwargs: dict[str, Any]) -> list[Any]:
+        """Take steps like the last one: between compiled ones no code runs that could change what they rely on."""
+        losses: list[Any] = []
+        last = self._last
+        while len(losses) < most:
+            arguments = next(batches)
+            key, batch = key_of(arguments, kwargs) if last is not None else (None, [])
+            if last is None or key != last[0] or last[1].steps % _VERIFY_EVERY == _VERIFY_FIRST:
+                losses.append(self.step_tensor(*arguments, **kwargs))
+                last = self._last
+                continue
+            last[1].steps += 1
+            self._steps += 1
+            losses.append(last[1].run_compiled(batch))
+            self._note("compiled")
+        return losses
 
     def explain(self) -> Report:
         """What has happened so far: how steps were taken, what it cost, and why anything is not compiled."""
@@ -373,6 +386,17 @@ class SVI(svi.SVI):
         elif entry.captured is None and not entry.stays_launched:
             self._capture(entry, batch)
         return entry.compiled is not None
+
+
+def _batches(args: tuple[Any, ...], batch_size: int | None) -> Iterator[tuple[Any, ...]]:
+    rows = next((len(a) for a in args if isinstance(a, Tensor)), 0)
+    if batch_size is None or batch_size >= rows:
+        while True:
+            yield args
+    device = next(a.device for a in args if isinstance(a, Tensor))
+    while True:
+        for chosen in torch.randperm(rows, device=device)[: rows - rows % batch_size].split(batch_size):
+            yield tuple(a.index_select(0, chosen) if isinstance(a, Tensor) else a for a in args)
 
 
 def _alike(one: PolynomialAverage | None, other: PolynomialAverage | None) -> bool:

@@ -20,7 +20,10 @@ from torch.utils import _pytree as pytree
 
 from pyro_lvm.compiled.capture import Untraceable, ValueFree
 from pyro_lvm.compiled.preserving import preserved
-from pyro_lvm.compiled.simplifying import simplify
+from pyro_lvm.compiled.products import route_products
+from pyro_lvm.compiled.simplifying import changes_in_place, simplify
+from pyro_lvm.compiled.summing import shrink_sums
+from pyro_lvm.compiled.viewing import drop_idle_views, drop_whole_indices
 from pyro_lvm.pair import ParamCapture
 
 LossAndGrads = Callable[..., Any]
@@ -180,8 +183,21 @@ def _lift(graph: fx.GraphModule, num_inputs: int) -> tuple[fx.GraphModule, list[
             else:
                 node.target = _aten._native_batch_norm_legit.default
     nodes.set_codegen(fx.graph.CodeGen())
+    # What nobody uses may look like a user of something.
+    nodes.eliminate_dead_code(is_impure_node=_has_effect)
+    pure = not any(changes_in_place(node) for node in nodes.nodes)
+    if pure:
+        drop_idle_views(nodes)
+        drop_whole_indices(nodes)
     simplify(nodes)
     nodes.eliminate_dead_code(is_impure_node=_has_effect)
+    if pure:
+        shrink_sums(nodes)
+        nodes.eliminate_dead_code(is_impure_node=_has_effect)
+        # Tensors may lie otherwise in memory than where a view of them was traced.
+        for node in nodes.find_nodes(op="call_function", target=_aten.view.default):
+            node.target = _aten.reshape.default
+    route_products(nodes)
     used = [not node.users for node in nodes.nodes if node.op == "placeholder"][num_inputs:]
     for node, unused in zip(placeholders.values(), used, strict=True):
         if unused:

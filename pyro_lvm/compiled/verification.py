@@ -10,7 +10,7 @@ import torch
 from pyro.ops.provenance import detach_provenance
 from torch import Tensor
 
-from pyro_lvm.compiled.preserving import preserved
+from pyro_lvm.compiled.preserving import copied, preserved
 from pyro_lvm.compiled.program import Step
 from pyro_lvm.compiled.tracing import LossAndGrads, Traced
 from pyro_lvm.errors import PyroLvmError
@@ -52,7 +52,10 @@ def verify_traced(
     num_gradients = len(traced.trained)
     with preserved(traced.changed), torch.no_grad():
         pyro.set_rng_seed(seed)
-        loss, *values = traced.graph(*batch, *traced.lifted)
+        try:
+            loss, *values = traced.graph(*batch, *traced.lifted)
+        except RuntimeError as error:
+            raise Disagreement(f"the graph fails where eager Pyro doesn't: {' '.join(str(error).split())}") from error
         changed = [t.detach().clone() for t in traced.changed]
     before = [p.grad for p in traced.parameters]
     store = pyro.get_param_store()
@@ -103,7 +106,7 @@ def verify_compiled(
     """
     after = []
     for step in (compiled, graph):
-        copies = [t.clone() for t in lasting]
+        copies = [copied(t) for t in lasting]
         with preserved(), torch.no_grad():
             pyro.set_rng_seed(seed)
             (loss,) = step(*copies, *batch)

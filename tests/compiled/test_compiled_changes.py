@@ -12,7 +12,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from torch._dynamo.utils import counters
 from torch.distributions import constraints
 
 from pyro_lvm import fit
@@ -70,6 +71,19 @@ def test_shapes_strides_and_types() -> None:
     expected, losses, svi = both(steps)
     assert losses == pytest.approx(expected, rel=1e-5)
     assert svi.explain().steps == {"eager": 1, "traced": 2 * len(batches) - 1}
+
+
+def test_rows_of_another_type() -> None:
+    # Wrong: bytes would go through the graph of floats.
+    batches = [X, X.double(), (4 * X).to(torch.int32), X.half(), X > 0]
+
+    def steps(svi: Any) -> list[float]:
+        svi.model, svi.guide = (lambda x: model(x.float())), (lambda x: guide(x.float()))
+        return [svi.step(batch) for batch in batches * 2]
+
+    expected, losses, svi = both(steps)
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert svi.explain().traced == len(batches)
 
 
 def test_python_values_among_the_arguments() -> None:
@@ -300,13 +314,123 @@ def test_run_takes_batches_of_its_own_and_notices_nonsense() -> None:
         bad.run(300, x)
 
 
-def test_averages_are_those_of_the_steps() -> None:
-    svi = SVI(model, guide, adam(), Trace_ELBO())
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole step's graph without the seconds that compiling takes."""
+    monkeypatch.setattr("pyro_lvm.compiled.svi.compile_step", lambda graph, inputs: graph)
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_run_is_the_steps_that_it_saves_looking_at(batch_size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Wrong: what is skipped within a run would be a comparison, a count, or the smaller batch's own graph.
+    interpreted(monkeypatch)
+    monkeypatch.setattr("pyro_lvm.compiled.svi._VERIFY_EVERY", 120)
+    results = []
+    for compile in (False, True):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(3)
+        svi = SVI(model, guide, adam(), Trace_ELBO(), compile=compile)
+        results.append(svi.run(250, X, batch_size=batch_size).tolist() + svi.run(3, X).tolist())
+    assert results[1] == pytest.approx(results[0], rel=1e-4)
+    report = svi.explain()
+    assert report.steps == {"eager": 1, "compiled": 252}
+    assert report.verified >= 3
+    assert {float(s["state"][0]["step"]) for s in svi.optim.get_state().values()} == {253.0}
+
+
+def test_steps_are_traced_until_compiling_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Wrong: a clock would decide, and the same run would not be the same twice.
+    interpreted(monkeypatch)
+    monkeypatch.setattr("pyro_lvm.compiled.policy._COMPILE", 0.01)
+    monkeypatch.setattr("pyro_lvm.compiled.policy._COMPILE_AN_OPERATION", 0.0)
+    reports = []
+    for _ in range(2):
+        pyro.clear_param_store()
+        svi = SVI(model, guide, adam(), Trace_ELBO())
+        for _ in range(100):
+            svi.step(X)
+        reports.append(svi.explain())
+    enough = reports[0].break_even
+    assert 0 < enough < 90
+    assert [r.steps for r in reports] == [{"eager": 1, "traced": enough, "compiled": 99 - enough}] * 2
+
+
+def enumerated() -> tuple[Callable[..., None], Callable[..., None]]:
+    """A pair with a drawn and an enumerated latent in the guide."""
+    weights = torch.full((4,), 0.25)
+    start = torch.randn(4, 4, generator=torch.Generator().manual_seed(5))
+
+    def mixture(x: torch.Tensor) -> None:
+        means = pyro.param("means", lambda: start.clone())
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            t = pyro.sample("t", dist.Categorical(weights))
+            pyro.sample("x", dist.Normal(means[t] + z[..., None], 1.0).to_event(1), obs=x)
+
+    def posterior(x: torch.Tensor) -> None:
+        slope = pyro.param("slope", lambda: torch.zeros(4, 4))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 0.6))
+            pyro.sample("t", dist.Categorical(logits=x @ slope), infer={"enumerate": "parallel"})
+
+    return mixture, posterior
+
+
+@pytest.mark.parametrize("compile", ["auto", True])
+def test_a_saved_run_goes_on_bit_for_bit(compile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Wrong: a fresh ELBO would look for its plates by drawing, and the noise be another from there on; or a part of
+    # the state would not be where Pyro stores it.
+    interpreted(monkeypatch)
+
+    def svi(optim: Any, ready: bool = False) -> SVI:
+        return SVI(*enumerated(), optim, TraceEnum_ELBO(), compile=compile, ready=ready)
+
+    pyro.clear_param_store()
+    pyro.set_rng_seed(3)
+    optim = adam()
+    first = svi(optim)
+    losses = [first.step(X) for _ in range(20)]
+    store, state = pyro.get_param_store().get_state(), optim.get_state()
+    store["params"] = {name: value.detach().clone().requires_grad_() for name, value in store["params"].items()}
+    state = torch.utils._pytree.tree_map(lambda t: t.clone() if isinstance(t, torch.Tensor) else t, state)
+    random_state = pyro.util.get_rng_state()
+    losses = [first.step(X) for _ in range(20)]
+    pyro.clear_param_store()
+    pyro.get_param_store().set_state(store)
+    optim = adam()
+    optim.set_state(state)
+    # Pyro's optimizers take their state up when they first see a parameter.
+    pyro.util.set_rng_state(random_state)
+    again = svi(optim, ready=True)
+    resumed = [again.step(X) for _ in range(20)]
+    if compile is True:
+        # Its first step is traced, until the optimizer has seen every parameter.
+        assert resumed == pytest.approx(losses, rel=1e-5)
+    else:
+        assert resumed == losses
+
+
+def test_a_fresh_elbo_looks_for_plates_as_pyros_does() -> None:
+    # Wrong: the first step of an enumerated guide, in which Pyro draws to see how deep plates nest, would differ.
+    results = []
+    for kind in (pyro.infer.SVI, SVI):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(3)
+        elbo = TraceEnum_ELBO()
+        svi = kind(*enumerated(), adam(), elbo)
+        results.append(([svi.step(X) for _ in range(5)], elbo.max_plate_nesting))
+    assert results[1][1] == results[0][1] == 1
+    assert results[1][0] == pytest.approx(results[0][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("compile", ["auto", True])
+def test_averages_are_those_of_the_steps(compile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreted(monkeypatch)
+    svi = SVI(model, guide, adam(), Trace_ELBO(), compile=compile)
     svi.step(X)
     parameter = pyro.get_param_store()._params["loc"]
     svi.average = PolynomialAverage([parameter])
     expected = parameter.detach().clone()
-    for t in range(20):
+    for t in range(200):
         svi.step(X)
         expected += (9.0 / (t + 9.0)) * (parameter.detach() - expected)
     assert torch.allclose(svi.average.averages[0], expected, atol=1e-6)
@@ -320,6 +444,11 @@ def test_compiled_by_inductor() -> None:
     expected, losses, svi = both(steps, compile=True)
     assert svi.explain().steps == {"eager": 1, "compiled": 99}, str(svi.explain())
     assert losses == pytest.approx(expected, rel=1e-5)
+    # Another SVI finds the code in Inductor's cache.
+    hits = counters["inductor"]["fxgraph_cache_hit"]
+    again = SVI(model, guide, svi.optim, Trace_ELBO(), compile=True)
+    assert torch.isfinite(again.run(3, X)).all()
+    assert counters["inductor"]["fxgraph_cache_hit"] > hits
     # The optimizer is another, of the same kind: no second compilation.
     svi.optim = adam()
     svi.step(X)
@@ -327,6 +456,25 @@ def test_compiled_by_inductor() -> None:
     assert svi.explain().compiled == 1
     # The state is Pyro's own, and eager Pyro goes on with it.
     assert {float(s["state"][0]["step"]) for s in svi.optim.get_state().values()} == {2.0}
+
+
+def test_machine_code_reads_closed_over_data_as_it_lies() -> None:
+    # Wrong: the copies that a compiled step is compared on would have other strides than the code was made for.
+    wide = torch.randn(30, 8, generator=torch.Generator().manual_seed(1))
+    every_other, repeated = wide[:, ::2], wide[:1, :4].expand(30, 4)
+
+    def closed(x: torch.Tensor) -> None:
+        model(x[:, ::2] + every_other + repeated)
+
+    def steps(svi: Any) -> list[float]:
+        svi.model, svi.guide = closed, (lambda x: guide(x[:, ::2]))
+        return [svi.step(wide) for _ in range(20)]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        expected, losses, svi = both(steps, compile=True)
+    assert svi.explain().mode == "compiled", str(svi.explain())
+    assert losses == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("compile", [False, "auto"])

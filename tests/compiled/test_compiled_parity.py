@@ -32,8 +32,7 @@ from pyro_lvm.plate import feeding
 from pyro_lvm.svi import SVI as EagerSVI
 from pyro_lvm.svi import FusedOptim
 
-# The slow tests take the 200 steps that are promised.
-STEPS = 80
+STEPS = 200
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
 
@@ -86,6 +85,21 @@ def scored(infer: Callable[[], dict[str, Any]] = dict) -> Pair:
         slope = pyro.param("slope", lambda: torch.zeros(6, 3))
         with pyro.plate("data", len(x)):
             pyro.sample("t", dist.Categorical(logits=x @ slope), infer=infer())
+
+    return model, guide
+
+
+def masked() -> Pair:
+    def model(x: torch.Tensor) -> None:
+        mean = pyro.param("mean", lambda: torch.zeros(6))
+        with pyro.plate("data", len(x)), poutine.mask(mask=x[:, 0] > 0):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(mean + z[:, None], 1.0).mask(x < 1.5).to_event(1), obs=x)
+
+    def guide(x: torch.Tensor) -> None:
+        slope = pyro.param("slope", lambda: torch.zeros(6))
+        with pyro.plate("data", len(x)), poutine.mask(mask=x[:, 0] > 0):
+            pyro.sample("z", dist.Normal(x @ slope, 0.7))
 
     return model, guide
 
@@ -237,6 +251,11 @@ CASES: dict[str, tuple[Callable[[], Pair], Callable[[], Any]]] = {
         TraceGraph_ELBO,
     ),
     "network baseline": (network_baseline, TraceGraph_ELBO),
+    "value baseline": (
+        lambda: scored(lambda: {"baseline": {"baseline_value": torch.full((40,), -9.0)}}),
+        TraceGraph_ELBO,
+    ),
+    "masks": (masked, Trace_ELBO),
     "Gamma draws": (counts, Trace_ELBO),
     "AutoNormal": (auto(AutoNormal), Trace_ELBO),
     "AutoNormal, analytic KL": (auto(AutoNormal), TraceMeanField_ELBO),
@@ -344,7 +363,7 @@ def test_training_and_evaluation_modes_are_kept_apart() -> None:
         pyro.set_rng_seed(1)
         svi = kind(net.model, net.guide, adam(), Trace_ELBO())
         losses = []
-        for i in range(30):
+        for i in range(STEPS):
             net.train(i % 10 < 7)
             losses.append(svi.step(X))
         return losses, net.encoder[1].running_mean  # type: ignore[return-value]
@@ -365,7 +384,7 @@ def test_modules_own_their_parameters_where_pyro_is_told_so() -> None:
             model.extra = nn.Parameter(torch.zeros(()))
             guide = AutoNormal(model)
             svi = kind(model, guide, adam(), Trace_ELBO())
-            results.append([svi.step(X) for _ in range(50)])
+            results.append([svi.step(X) for _ in range(STEPS)])
         assert len(pyro.get_param_store()) == 0
     assert svi.explain().mode == "traced"
     assert results[1] == pytest.approx(results[0], rel=1e-6)
