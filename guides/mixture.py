@@ -30,13 +30,16 @@ _NETWORK_STEPS, _NETWORK_ROWS, _NETWORK_RATE = 1000, 256, 1e-2
 class MixtureOfExperts(PairModule):
     r"""A categorical over components and, given the component, a product of one Gaussian message a feature.
 
-    .. math:: q(t_n = k \mid x_n) \propto \exp\Bigl(a_k + \log Z_{nk} +
-        \sum_{j\ \text{observed}} e_{kj} - \tfrac{1}{2} e^{c_{kj}} (x_{nj} - b_{kj})^2\Bigr), \qquad
-        q(z_n \mid x_n, t_n = k) = N(P_{nk}^{-1} h_{nk}, P_{nk}^{-1})
+    .. math:: q(t_n = k, z_n \mid x_n) \propto e^{a_k} N(z_n; 0, I)
+        \prod_{j\ \text{observed}} N(x_{nj};\, u_{kj}^\top z_n + b_{kj},\, e^{-l_{kj}})
 
-    with P, h as in :class:`pyro_lvm.guides.ProductOfExperts`, for each component, and Z the integral of its messages
-    times the prior. It contains the exact posterior of a mixture of probabilistic PCAs for every pattern of missing
-    entries. With ``assignment="network"`` a small network gives q(t | x) instead.
+    which is what a mixture of factor analysers of the guide's own would conclude: q(t | x) is a softmax of quadratic
+    forms, q(z | x, t) as in :class:`pyro_lvm.guides.ProductOfExperts`, for each component, with its gains equal to its
+    precisions. It contains the exact posterior of a mixture of probabilistic PCAs for every pattern of missing entries.
+    With ``assignment="network"`` a small network gives q(t | x) instead.
+
+    No parameter but a belongs to q(t | x) alone. Where nearly every row is sure of its component, q(t | x) has no
+    gradient left, and what only it holds no longer follows the model; what it shares with q(z | x, t) does.
 
     Args:
         data_dim: Number of features D.
@@ -80,7 +83,6 @@ class MixtureOfExperts(PairModule):
         self.register_buffer("unit", torch.ones(data_dim))
         self.directions = nn.Parameter(0.1 * torch.randn(num_components, data_dim, latent_dim))
         self.log_precisions = nn.Parameter(torch.zeros(num_components, data_dim))
-        self.log_gains = nn.Parameter(torch.zeros(num_components, data_dim))
         self.centres = nn.Parameter(torch.randn(num_components, data_dim))
         self.network: nn.Module | None = None
         if assignment == "network":
@@ -90,7 +92,6 @@ class MixtureOfExperts(PairModule):
             )
         else:
             self.log_weights = nn.Parameter(torch.zeros(num_components))
-            self.offsets = nn.Parameter(torch.zeros(num_components, data_dim))
         if estimator == "baseline":
             self.baseline_gain = nn.Parameter(torch.ones(()))
             self.baseline_shift = nn.Parameter(torch.zeros(()))
@@ -132,15 +133,15 @@ class MixtureOfExperts(PairModule):
         residual = relative.unsqueeze(1) - self.centres
         if observed is not None:
             residual = torch.where(observed.unsqueeze(1), residual, 0.0)
-        gains = self.log_gains.exp()
-        product = gaussian_product(self.directions, self.log_precisions, gains * residual, observed)
+        precisions = self.log_precisions.exp()
+        product = gaussian_product(self.directions, self.log_precisions, precisions * residual, observed)
         there = torch.ones_like(relative) if observed is None else observed.to(relative)
         if self.network is not None:
             filled = relative if observed is None else torch.where(observed, relative, 0.0)
             output = self.network(torch.cat([filled, there], dim=-1))
             return output[:, :-1], product.loc, product.scale_tril, output[:, -1]
-        misfit = torch.einsum("bkj,kj->bk", residual.square(), gains)
-        logits = self.log_weights + product.log_normalizer + there @ self.offsets.T - 0.5 * misfit
+        misfit = torch.einsum("bkj,kj->bk", residual.square(), precisions)
+        logits = self.log_weights + product.log_normalizer + 0.5 * (there @ self.log_precisions.T - misfit)
         log_units = self.unit.log() + 0.5 * math.log(2 * math.pi)
         return logits, product.loc, product.scale_tril, logits.logsumexp(-1) - there @ log_units
 
@@ -172,11 +173,9 @@ class MixtureOfExperts(PairModule):
             self.unit.copy_(unit)
             self.directions.copy_(loadings / unit.unsqueeze(1))
             self.log_precisions.copy_((unit.square() / noise.unsqueeze(1)).log())
-            self.log_gains.copy_(self.log_precisions)
             self.centres.copy_((means - origin) / unit)
             if self.network is None:
                 self.log_weights.copy_(weights.log())
-                self.offsets.copy_(0.5 * self.log_precisions)
         self.started.fill_(True)
 
     def start(self, x: Tensor, model: Any, generator: torch.Generator | None = None) -> None:

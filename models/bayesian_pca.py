@@ -42,6 +42,7 @@ class BayesianPCA(PairModule):
 
     origin: Tensor
     unit: Tensor
+    noise: Tensor
     relative_noise_scale: Tensor
 
     def __init__(self, data_dim: int, latent_dim: int = 2, shape: float = 1e-3, rate: float = 1e-3) -> None:
@@ -54,6 +55,7 @@ class BayesianPCA(PairModule):
         self.shape, self.rate = shape, rate
         self.register_buffer("origin", torch.zeros(data_dim))
         self.register_buffer("unit", torch.ones(()))
+        self.register_buffer("noise", torch.ones(()))
         self.relative_mean = torch.nn.Parameter(torch.zeros(data_dim))
         self.relative_noise_scale = PyroParam(  # type: ignore[assignment]
             torch.ones(()), constraint=constraints.positive
@@ -67,12 +69,12 @@ class BayesianPCA(PairModule):
     @property
     def mean(self) -> Tensor:
         """mu, shape (D,), in the data's units."""
-        return self.origin + self.unit * self.relative_mean
+        return self.origin + self.noise * self.unit * self.relative_mean
 
     @property
     def noise_scale(self) -> Tensor:
         """sigma, a scalar in the data's units."""
-        return self.unit * self.relative_noise_scale
+        return self.unit * self.noise * self.relative_noise_scale
 
     @property
     def noise_variance(self) -> Tensor:
@@ -111,8 +113,9 @@ class BayesianPCA(PairModule):
         with torch.no_grad():
             self.origin.copy_(origin)
             self.unit.copy_(unit)
+            self.noise.copy_(rest.sqrt())
             self.relative_mean.zero_()
-        self.relative_noise_scale = rest.sqrt().to(self.relative_noise_scale)
+        self.relative_noise_scale = torch.ones_like(self.relative_noise_scale)
         self.started.fill_(True)
 
     def plug_in_evidence(self, x: Tensor, shared: Mapping[str, Tensor]) -> Tensor:

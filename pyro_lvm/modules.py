@@ -13,7 +13,7 @@ from pyro_lvm.errors import DataError, PairError
 # Of the features' root mean variance.
 _SMALLEST_UNIT = 1e-3
 # Variance relative to theirs that a start leaves to noise.
-_SMALLEST_REST = 1e-4
+_SMALLEST_REST = 1e-7
 
 _serial = itertools.count()
 
@@ -97,7 +97,7 @@ def principal_start(x: Tensor, latent_dim: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         The loadings, (data_dim, latent_dim), in order of explained variance; and the mean variance along the other
-        axes, a scalar, at least 1e-4, from where noise can still shrink; both in float64.
+        axes, a scalar, at least 1e-7, from where noise can still shrink; both in float64.
     """
     filled = x.double().nan_to_num(0.0)
     values, vectors = torch.linalg.eigh(filled.mT @ filled / len(filled))

@@ -129,7 +129,7 @@ def test_the_mixtures_closed_form_and_its_estimators_agree():
     pair.start(x, torch.Generator().manual_seed(0))
     with torch.no_grad():
         pair.guide.log_weights.add_(torch.tensor([0.5, 0.0, -0.5]))
-        pair.guide.log_gains.add_(0.3)
+        pair.guide.log_precisions.add_(0.3)
     names = ["enumeration", "mixed", "mixed+average", "score"]
     found = compare(pair.model, pair.guide, x, names, draws=120, pair=pair, progress=False)
     assert {m.reference.exact for m in found.measured} == {True}

@@ -50,7 +50,7 @@ def test_elbo_is_expected_evidence_given_loadings_less_what_they_cost(trained: P
     x, model, guide = planted(), trained.model, trained.guide
     torch.manual_seed(0)
     with torch.no_grad():
-        q_w, q_alpha = Normal(guide.loc, guide.scale), Gamma(guide.precision_shape, guide.precision_rate)
+        q_w, q_alpha = Normal(guide.loc, guide.scale), guide.precisions
         prior = Gamma(torch.tensor(model.shape), torch.tensor(model.rate))
         values = []
         for _ in range(200):
@@ -64,6 +64,35 @@ def test_elbo_is_expected_evidence_given_loadings_less_what_they_cost(trained: P
     error = math.hypot(float(expected.std()) / 200**0.5, float(elbos.std()) / 60**0.5)
     # z is as good as exact: what it lacks is in the tolerance.
     assert float(elbos.mean()) == pytest.approx(float(expected.mean()), abs=4 * error + 5e-3)
+
+
+def test_the_precisions_posterior_is_the_best_beside_that_of_the_loadings(trained: Pair) -> None:
+    # Wrong: a column that is being switched off would be held back. The best is p(alpha) exp E[log p(W | alpha)].
+    model, guide = BayesianPCA(10, 8, shape=2.0, rate=3.0), SharedLoadings(10, 8)
+    Pair(model, guide).start(planted())
+    with torch.no_grad():
+        guide.relative_loc.copy_(trained.guide.relative_loc)
+        means, scales = guide.loc.double(), guide.scale.double()
+        alpha = torch.logspace(-6, 7, 20_001, dtype=torch.float64)
+        for k in range(8):
+            expected = Normal(0.0, alpha.rsqrt()[:, None]).log_prob(means[:, k]).sum(1)
+            expected = expected - 0.5 * alpha * scales[:, k].square().sum()
+            log_density = Gamma(2.0, 3.0).log_prob(alpha) + expected
+            mass = (log_density + alpha.log()).softmax(0)
+            assert float(guide.precisions.mean[k]) == pytest.approx(float(mass @ alpha), rel=1e-3)
+            assert float(guide.precisions.variance[k]) == pytest.approx(
+                float(mass @ alpha.square() - (mass @ alpha) ** 2), rel=1e-3
+            )
+
+
+def test_noise_that_is_a_thousandth_of_the_signal_is_found() -> None:
+    # Wrong: it would start far above, from where every loading has to follow it down.
+    generator = torch.Generator().manual_seed(0)
+    signal = torch.randn(400, 3, generator=generator) @ torch.randn(3, 10, generator=generator)
+    x = signal + 1e-3 * torch.randn(400, 10, generator=generator)
+    pair = fit(BayesianPCA(10, 6), SharedLoadings(10, 6), x, steps=400, progress=False).pair
+    assert int(pair.guide.kept.sum()) == 3
+    assert float(pair.model.noise_scale.detach()) == pytest.approx(1e-3, rel=0.1)
 
 
 def test_held_out_rows_are_graded_by_a_plug_in_evidence_that_says_so(trained: Pair) -> None:
@@ -97,6 +126,8 @@ def test_what_is_no_bayesian_pca_is_refused_in_one_line() -> None:
         BayesianPCA(10, 2, rate=0)
     with pytest.raises(PairError, match="latent_dim=0: expected a whole number from 1 up"):
         SharedLoadings(10, 0)
+    with pytest.raises(PairError, match="PPCA has no shape, rate: expected a model with a gamma prior on alpha"):
+        SharedLoadings(5, 1).start(torch.randn(9, 5), PPCA(5, 1))
     with pytest.raises(DataError, match="feature 0 of the data has no observed entry"):
         BayesianPCA(3, 1).start(torch.full((4, 3), math.nan))
 

@@ -85,6 +85,31 @@ def test_the_guide_starts_as_the_models_joint_posterior(missing: float) -> None:
         assert float(posterior_kl(guide.encode(x), model.exact_posterior(x)).abs().max()) < 1e-9
 
 
+@pytest.mark.parametrize("missing", [0.0, 0.4])
+def test_the_guide_concludes_what_a_mixture_of_factor_analysers_would(missing: float) -> None:
+    # Wrong: q(t | x) and q(z | x, t) would not be of one joint posterior, and the first would not follow the second.
+    x = curved(missing).double()[:20]
+    guide = MixtureOfExperts(5, 2, 3).double()
+    with torch.no_grad():
+        guide.unit.copy_(torch.tensor([1.0, 10.0, 20.0, 5.0, 2.0]))
+        guide.origin.fill_(3.0)
+        for parameter in guide.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
+        shares = guide.encode(x).responsibilities.numpy()
+        u, b, noise, a = (
+            value.numpy()
+            for value in (guide.directions, guide.centres, (-guide.log_precisions).exp(), guide.log_weights)
+        )
+        relative = ((x - guide.origin) / guide.unit).numpy()
+    for row, share in zip(relative, shares, strict=True):
+        seen = ~np.isnan(row)
+        joint = a.copy()
+        for k in range(3 if seen.any() else 0):
+            covariance = (u[k] @ u[k].T + np.diag(noise[k]))[np.ix_(seen, seen)]
+            joint[k] += multivariate_normal(b[k][seen], covariance).logpdf(row[seen])
+        np.testing.assert_allclose(share, np.exp(joint - logsumexp(joint)), atol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("estimator", "elbo", "steps", "lr", "gap"),
     [
@@ -189,15 +214,16 @@ def test_what_is_no_mixture_is_refused_in_one_line() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("estimator", "steps", "gap"), [("enumerate", 8000, 1e-3), ("baseline", 16000, 2e-3)])
-def test_training_on_oil_flow(estimator: str, steps: int, gap: float) -> None:
+@pytest.mark.parametrize("seed", range(5))
+def test_oil_flow_reaches_a_maximum_by_default(seed: int) -> None:
+    # Wrong: responsibilities near 0 and 1 would hold the guide, and with it the model, where EM climbs on at once.
     root = os.environ.get("PYRO_LVM_DATA")
     if root is None:
         pytest.skip("PYRO_LVM_DATA names no folder with oil_flow/")
     x = data.load("oil-flow", root=str(Path(root) / "oil_flow")).rows
-    model, guide = MixturePPCA(12, 2, 5), MixtureOfExperts(12, 2, 5, estimator=estimator)  # type: ignore[arg-type]
-    Pair(model, guide).start(x, torch.Generator().manual_seed(1))
-    em = model.to_estimator().set_params(warm_start=True, tol=1e-9, max_iter=3000).fit(x.double().numpy())
-    graded = grade(fit(model, guide, x, steps=steps, seed=1, progress=False).pair, x)
-    assert em.score(x.double().numpy()) - graded.log_evidence < gap  # type: ignore[operator]
-    assert float(model.weights.detach().min()) > 0.02
+    result = fit(MixturePPCA(12, 2, 5), MixtureOfExperts(12, 2, 5), x, seed=seed, progress=False)
+    graded = grade(result.pair, x)
+    assert result.converged
+    assert graded.gap < 2e-4  # type: ignore[operator]
+    assert graded.kl_to_exact < 1e-3  # type: ignore[operator]
+    assert float(result.pair.model.weights.detach().min()) > 0.02
