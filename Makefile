@@ -6,7 +6,7 @@ INPUTS := pyproject.toml constraints.txt
 # With fewer threads than workers the tests fight for cores.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg
 
-.PHONY: install demo test test-slow lint bench clean
+.PHONY: install demo test test-slow notebooks notebooks-full docs lint bench clean
 
 # The stamps make a rebuild happen only when what the environment is made from has changed.
 $(VENV)/.base: $(INPUTS)
@@ -17,6 +17,10 @@ $(VENV)/.base: $(INPUTS)
 
 $(VENV)/.test: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,notebooks]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	touch $@
 
 install: $(VENV)/.base
@@ -34,6 +38,15 @@ test: lint
 
 test-slow: $(VENV)/.test
 	$(TEST_ENV) $(BIN)/pytest -n 2 --timeout 1800
+
+notebooks: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python tests/notebooks.py
+
+notebooks-full: $(VENV)/.test
+	$(BIN)/python tests/notebooks.py --full
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/ppca_digits.py

@@ -62,16 +62,18 @@ print(
 print(f"{kept.raw_accuracy:.1%} from all 64 pixels; neighbours that are true: {kept.trustworthiness:.3f}, ", end="")
 print(f"on PCA's plane {kept.pca_trustworthiness:.3f}")
 
-# The pictures: where digits lie under prior and posterior, what the plane decodes to, and reconstructions.
+# The pictures: the plane with its digits and what it decodes to; digits under prior and posterior; reconstructions.
 
 options.out.mkdir(parents=True, exist_ok=True)
-plots.prior_and_posterior(space.draw_prior(len(rows)), z, labels, label_names=digits.label_names)
-plt.savefig(options.out / "vae_digits_map.png", dpi=150)
+figure, (left, right) = plt.subplots(1, 2, figsize=(13.5, 6.4), layout="constrained")
+plots.latent_map(z, labels, label_names=digits.label_names, ax=left)
 grid = space.grid(15)
-plots.decoded_grid(space.decode(grid), (8, 8), z=grid)
-plt.savefig(options.out / "vae_digits_grid.png", dpi=150)
+plots.decoded_grid(space.decode(grid), (8, 8), z=grid, limits=(0, 1), ax=right)
+figure.savefig(options.out / "vae_digits.png", dpi=110)
+plots.prior_and_posterior(space.draw_prior(len(rows)), space.draw(), labels, label_names=digits.label_names)
+plt.savefig(options.out / "vae_digits_prior.png", dpi=150)
 shown = torch.cat([(labels == digit).nonzero()[:1, 0] for digit in range(10)])
 images = torch.stack([rows[shown], space.decode(z[shown])])
 plots.image_rows(images, (8, 8), row_titles=["digit", "decoded"], title="Digits, and what their place decodes to")
 plt.savefig(options.out / "vae_digits_reconstructions.png", dpi=150)
-print(f"figures: {options.out}/vae_digits_map.png, ..._grid.png, ..._reconstructions.png")
+print(f"figures: {options.out}/vae_digits.png, ..._prior.png, ..._reconstructions.png")

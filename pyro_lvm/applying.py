@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +20,11 @@ from pyro_lvm.data.cells import Cells
 from pyro_lvm.data.files import TEXT_ENDINGS, ending_of
 from pyro_lvm.data.writing import check_new_file, replacing, write_table
 from pyro_lvm.errors import DataError, PairError
+from pyro_lvm.imputation import imputed_draws, imputed_mean
 from pyro_lvm.mixture_posterior import MixturePosterior
 from pyro_lvm.pair import Encodes, HasEstimator, HasExactPosterior, Pair, refuse_holes
 from pyro_lvm.progress import Reporter
-from pyro_lvm.reading import read_run
+from pyro_lvm.reading import load_own, read_run
 from pyro_lvm.source import DataSource
 
 FloatArray = npt.NDArray[np.float64]
@@ -67,15 +68,17 @@ def impute_run(
 ) -> Imputed:
     """Fill the missing entries of a table from their distribution given the observed ones of the row.
 
-    Columns, their order and every cell that isn't missing stay as they are, those of columns that the run doesn't use
-    too. A row of which nothing is observed is filled with the model's mean, or with draws from the model.
+    That is exact where the model has an estimator; else it is drawn by a Markov chain for each row
+    (:class:`pyro_lvm.imputation.ImputationChain`). Columns, their order and every cell that isn't missing stay as they
+    are, those of columns that the run doesn't use too. A row of which nothing is observed is filled with the model's
+    mean, or with draws from the model.
 
     Args:
-        run: Folder of a run whose model has an estimator.
+        run: Folder of a run.
         table: A text, Parquet or NPY file with the columns that the run was fitted to.
         out: The file to write, of the same kind.
-        draws: None for the conditional mean; else how many draws from the exact joint conditional distribution, written
-            one after the other with a column ``draw`` in front, 1 to ``draws``; in NPY along a first dimension.
+        draws: None for the conditional mean; else how many draws from the joint conditional distribution, written one
+            after the other with a column ``draw`` in front, 1 to ``draws``; in NPY along a first dimension.
         seed: Of the draws.
         force: Replace a file that is there.
         pair: The pair's file, ``FILE.py:MODEL,GUIDE``, where it was defined in one.
@@ -96,12 +99,6 @@ def impute_run(
         raise DataError(f"seed={seed}: expected 0 or more, and less than 2^32")
     check_new_file(out, force=force)
     saved, _, scaling = read_run(run, pair=pair)
-    model = saved.pair.model
-    if not isinstance(model, HasEstimator):
-        raise PairError(
-            f"'{run}' can't impute: its model {type(model).__name__} has no estimator, which knows what is missing "
-            "given the rest; use a run of a pair that has one, as ppca"
-        )
     cells = Cells.read(table)
     columns = _columns(cells, saved)
     rows = cells.numbers(columns)
@@ -118,30 +115,49 @@ def impute_run(
             shutil.copyfile(table, beside)
         return done
     scaled = scaling.transform(torch.from_numpy(rows)).numpy()
-    with Reporter("imputing", enabled=progress) as reporter:
-        tables = _imputed(model.to_estimator(), scaled, draws, seed, reporter)
-        values = (scaling.inverse(torch.from_numpy(table)).numpy() for table in tables)
-        cells.write(out, (cells.filled(columns, value, missing) for value in values), draws=draws)
+    model = saved.pair.model
+    if isinstance(model, HasEstimator):
+        tables = _imputed_exactly(model.to_estimator(), scaled, draws, seed, progress)
+    else:
+        tables = _imputed_by_chain(saved.pair, scaled, draws, seed, progress)
+    values = (scaling.inverse(torch.from_numpy(table)).numpy() for table in tables)
+    cells.write(out, (cells.filled(columns, value, missing) for value in values), draws=draws)
     return done
 
 
-def _imputed(
-    estimator: Any, rows: FloatArray, draws: int | None, seed: int, reporter: Reporter
+def _imputed_exactly(
+    estimator: Any, rows: FloatArray, draws: int | None, seed: int, progress: bool
 ) -> Iterator[FloatArray]:
     """The rows filled by the conditional mean, or ``draws`` times, of which only one need be in memory."""
     # One generator for all blocks.
     random_state = np.random.RandomState(seed)
     times = 1 if draws is None else draws
-    for done in range(times):
-        table = np.empty_like(rows)
-        for start in range(0, len(rows), _BLOCK_ROWS):
-            block = slice(start, start + _BLOCK_ROWS)
-            if draws is None:
-                table[block] = estimator.impute(rows[block])
-            else:
-                table[block] = estimator.impute(rows[block], draws=1, random_state=random_state)[0]
-            reporter.update(done * len(rows) + min(block.stop, len(rows)), times * len(rows), "rows")
-        yield table
+    with Reporter("imputing", enabled=progress) as reporter:
+        for done in range(times):
+            table = np.empty_like(rows)
+            for start in range(0, len(rows), _BLOCK_ROWS):
+                block = slice(start, start + _BLOCK_ROWS)
+                if draws is None:
+                    table[block] = estimator.impute(rows[block])
+                else:
+                    table[block] = estimator.impute(rows[block], draws=1, random_state=random_state)[0]
+                reporter.update(done * len(rows) + min(block.stop, len(rows)), times * len(rows), "rows")
+            yield table
+
+
+def _imputed_by_chain(
+    pair: Pair, rows: FloatArray, draws: int | None, seed: int, progress: bool
+) -> Iterator[FloatArray]:
+    """The same for a model that knows no conditional distribution, by Monte Carlo."""
+    x = torch.from_numpy(rows).float()
+    # Parameters that appear when the pair first runs must not do so on what is missing.
+    pair.materialize(x[:2].nan_to_num())
+    if draws is None:
+        tables: Iterable[Tensor] = [imputed_mean(pair, x, seed=seed, progress=progress)]
+    else:
+        tables = imputed_draws(pair, x, draws, seed=seed, progress=progress)
+    for table in tables:
+        yield table.double().numpy()
 
 
 def embed_run(
@@ -183,7 +199,10 @@ def embed_run(
     check_new_file(out, force=force)
     saved, own, scaling = read_run(run, pair=pair)
     source = own if table is None else DataSource(table)
-    others, rows = _rows_of(saved, source, own.root if root is None else root)
+    root = own.root if root is None else root
+    if table is None:
+        load_own(run, saved, replace(own, root=root))
+    others, rows = _rows_of(saved, source, root)
     scaled = scaling.transform(torch.from_numpy(rows)).float()
     encode = _encoder(saved.pair, posterior, scaled)
     with saved.pair.evaluating():
@@ -193,7 +212,7 @@ def embed_run(
     if twice:
         raise DataError(f"'{source.reference}' has a column '{twice[0]}' already: rename it")
     whole = pd.concat([others.reset_index(drop=True), latent], axis=1)
-    write_table(out, [whole], delimiter="\t" if ".tsv" in out.suffixes else ",")
+    write_table(out, [whole], delimiter="\t" if (ending_of(out.name) or "").startswith(".tsv") else ",")
     return whole
 
 

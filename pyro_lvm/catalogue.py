@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -198,16 +199,12 @@ def _parameters(maker: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     }
 
 
-def _from_file(reference: str) -> PairSpec:
-    path_text, _, halves = reference.rpartition(":")
-    model_name, _, guide_name = halves.partition(",")
-    path = Path(path_text)
-    if not path_text.endswith(".py") or not model_name or not guide_name:
-        raise PairError(
-            f"'{reference}' names no pair in a file: expected FILE.py:MODEL,GUIDE, as in my_pair.py:model,guide"
-        )
-    if not path.is_file():
-        raise PairError(f"no file '{path}': expected a Python file that defines {model_name} and {guide_name}")
+def run_file(path: Path) -> ModuleType:
+    """Run a Python file that a person has named, as a module.
+
+    Raises:
+        PairError: It raises an exception.
+    """
     name = f"_pyro_lvm_pair_{path.stem}"
     module_spec = importlib.util.spec_from_file_location(name, path)
     assert module_spec is not None
@@ -218,10 +215,26 @@ def _from_file(reference: str) -> PairSpec:
         module_spec.loader.exec_module(module)
     except Exception as error:
         raise PairError(f"running '{path}' failed: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _from_file(reference: str) -> PairSpec:
+    path_text, _, halves = reference.rpartition(":")
+    model_name, _, guide_name = halves.partition(",")
+    path = Path(path_text)
+    if not path_text.endswith(".py") or not model_name or not guide_name:
+        raise PairError(
+            f"'{reference}' names no pair in a file: expected FILE.py:MODEL,GUIDE, as in my_pair.py:model,guide"
+        )
+    if not path.is_file():
+        raise PairError(f"no file '{path}': expected a Python file that defines {model_name} and {guide_name}")
+    module = run_file(path)
     makers = {}
     for half in (model_name, guide_name):
         if not hasattr(module, half):
-            offered = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == name]
+            offered = [
+                n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__
+            ]
             raise PairError(f"'{path}' defines no '{half}': it has {', '.join(offered) or 'nothing callable'}")
         makers[half] = _maker(getattr(module, half))
     summary = (module.__doc__ or "a pair of one's own").strip().splitlines()[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,22 +85,26 @@ class RowDraw:
     summed_out: list[str]
 
 
-def draw_rows(pair: Pair, x: Tensor, total_rows: int) -> RowDraw:
+def draw_rows(pair: Pair, x: Tensor, total_rows: int, *, held: Mapping[str, Tensor] | None = None) -> RowDraw:
     """Draw each row's latents from the guide once, inside ``feeding(None)``: no plate may scale by another N.
 
     Args:
         pair: Any pair whose rows are independent given what they share.
         x: Rows, shape (rows, ...).
         total_rows: Rows N that share what is shared.
+        held: Latents that are given, by site, instead of drawn.
 
     Raises:
         PairError: A latent to be summed out is outside the plate over rows, or a plate is inside that.
     """
-    guide = poutine.trace(pair.run_guide).get_trace(x)
-    model = poutine.trace(poutine.replay(pair.run_model, trace=guide)).get_trace(x)
+    run_guide, run_model = (
+        half if held is None else poutine.condition(half, data=dict(held)) for half in (pair.run_guide, pair.run_model)
+    )
+    guide = poutine.trace(run_guide).get_trace(x)
+    model = poutine.trace(poutine.replay(run_model, trace=guide)).get_trace(x)
     summed = _summed_out(model, guide)
     if summed:
-        summing = poutine.enum(poutine.replay(pair.run_model, trace=guide), first_available_dim=_FIRST_ENUMERATED)
+        summing = poutine.enum(poutine.replay(run_model, trace=guide), first_available_dim=_FIRST_ENUMERATED)
         model = poutine.trace(summing).get_trace(x)
         log_joint = _summed_log_prob(model, len(x), total_rows, summed=_summed_out(model, guide))
     else:

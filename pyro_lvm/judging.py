@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pyro_lvm import evidence
 from pyro_lvm.errors import DataError
-from pyro_lvm.evidence import Estimate, Terms
+from pyro_lvm.evidence import Estimate, Gap, Sandwich, Terms
 from pyro_lvm.latent import LatentSpace, Neighbourhoods, neighbourhoods
 from pyro_lvm.latent_figures import LatentFigures
 from pyro_lvm.pair import HasLogEvidence, refuse_holes
 from pyro_lvm.reading import load_run
 from pyro_lvm.source import DataSource
+
+# Rows that annealing looks at where nobody says how many: minutes, for a small network.
+_AIS_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class RunEvidence:
         iwae: The importance-weighted bound; None where rows share latents.
         exact: The exact evidence, where the model knows it.
         terms: What the ELBO is made of.
+        ais: The bound by annealed importance sampling, where it was asked for.
+        sandwich: Both bounds on as many rows of the model's own, likewise.
     """
 
     rows: str
@@ -36,11 +42,19 @@ class RunEvidence:
     iwae: Estimate | None
     exact: Estimate | None
     terms: Terms
+    ais: Estimate | None = None
+    sandwich: Sandwich | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The figures as plain JSON."""
-        estimates = {"elbo": self.elbo, "iwae": self.iwae, "exact": self.exact}
-        figures = {name: None if one is None else one.to_json() for name, one in estimates.items()}
+        parts = {
+            "elbo": self.elbo,
+            "iwae": self.iwae,
+            "exact": self.exact,
+            "ais": self.ais,
+            "sandwich": self.sandwich,
+        }
+        figures = {name: None if one is None else one.to_json() for name, one in parts.items()}
         return {"rows": self.rows, "num_rows": self.elbo.num_rows, **figures, "terms": self.terms.to_json()}
 
 
@@ -50,6 +64,9 @@ def evidence_run(
     *,
     k: int = 5000,
     num_rows: int | None = None,
+    ais: bool = False,
+    temperatures: int = 1000,
+    chains: int = 16,
     root: str | None = None,
     pair: str | None = None,
     device: str = "auto",
@@ -62,7 +79,10 @@ def evidence_run(
         run: Folder of a run.
         source: Other rows; None for the run's own.
         k: Particles a row.
-        num_rows: As many rows at random; None for all.
+        num_rows: As many rows at random; None for all, or for 100 with ``ais``.
+        ais: Bound the evidence by annealed importance sampling as well, and both ways on the model's own rows.
+        temperatures: Of its path.
+        chains: Of its, a row.
         root: Folder of the run's own named data set.
         pair: The pair's file, ``FILE.py:MODEL,GUIDE``, where it was defined in one.
         device: Where to compute.
@@ -79,9 +99,7 @@ def evidence_run(
         raise DataError(f"k={k}, rows={num_rows}: expected whole numbers from 1 up")
     loaded = load_run(run, source, root=root, pair=pair, device=device)
     which, rows = loaded.judged()
-    if num_rows is not None and num_rows < len(rows):
-        # Never the first ones: rows often stand sorted by class.
-        rows = rows[torch.from_numpy(np.sort(np.random.default_rng(seed).choice(len(rows), num_rows, replace=False)))]
+    rows = _chosen(rows, _AIS_ROWS if ais and num_rows is None else num_rows, seed)
     scaled = loaded.scaling.transform(rows).to(loaded.pair.device)
     refuse_holes(loaded.pair, scaled)
     shift = loaded.scaling.row_log_jacobian(rows).cpu()
@@ -98,7 +116,91 @@ def evidence_run(
     else:
         elbo, iwae = evidence.bounds(loaded.pair, scaled, k, seed=seed, progress=progress)
     exact = in_units(evidence.exact(loaded.pair, scaled)) if isinstance(loaded.pair.model, HasLogEvidence) else None
-    return RunEvidence(which, in_units(elbo), None if iwae is None else in_units(iwae), exact, terms)
+    annealed = both = None
+    if ais:
+        annealed = in_units(evidence.ais(loaded.pair, scaled, temperatures, chains, seed=seed, progress=progress))
+        both = evidence.sandwich(loaded.pair, scaled, temperatures, chains, seed=seed, progress=progress)
+        # Of rows that the model made of its own, in the units of those that it was given.
+        both = Sandwich(in_units(both.lower), in_units(both.upper))
+    return RunEvidence(which, in_units(elbo), None if iwae is None else in_units(iwae), exact, terms, annealed, both)
+
+
+@dataclass(frozen=True)
+class RunGap:
+    """The gap of a run's pair, in nats a row of the data's own units.
+
+    Attributes:
+        training: Of rows that it was trained on.
+        held_out: Of rows that were held out, or of others that are given; None where there are none.
+        advice: What is worth doing about it.
+    """
+
+    training: Gap
+    held_out: Gap | None
+    advice: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as plain JSON."""
+        held_out = None if self.held_out is None else self.held_out.to_json()
+        return {"training": self.training.to_json(), "held_out": held_out, "advice": self.advice}
+
+
+def gap_run(
+    run: str | Path,
+    source: DataSource | None = None,
+    *,
+    num_rows: int = 100,
+    temperatures: int = 1000,
+    chains: int = 16,
+    root: str | None = None,
+    pair: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    progress: bool = True,
+) -> RunGap:
+    """Take the gap of a saved run's pair apart, on rows that it was trained on and on held-out ones.
+
+    Args:
+        run: Folder of a run.
+        source: Other rows, in place of the held-out ones; None for the run's own alone.
+        num_rows: As many rows of each at random.
+        temperatures: Of annealed importance sampling, where the model doesn't know its evidence.
+        chains: Of its, a row.
+        root: Folder of the run's own named data set.
+        pair: The pair's file, ``FILE.py:MODEL,GUIDE``, where it was defined in one.
+        device: Where to compute.
+        seed: Of the choice of rows and of the draws.
+        progress: Show how far it is.
+
+    Raises:
+        PyroLvmError: Anything given is unusable.
+    """
+    if num_rows < 1:
+        raise DataError(f"rows={num_rows}: expected a whole number from 1 up")
+    loaded = load_run(run, root=root, pair=pair, device=device)
+    training, held_out = loaded.parts()
+    if source is not None:
+        held_out = loaded.others(source).rows
+
+    def gap(rows: Tensor) -> Gap:
+        rows = _chosen(rows, num_rows, seed)
+        scaled = loaded.scaling.transform(rows).to(loaded.pair.device)
+        known = isinstance(loaded.pair.model, HasLogEvidence)
+        bound = None if known else evidence.ais(loaded.pair, scaled, temperatures, chains, seed=seed, progress=progress)
+        found = evidence.take_apart(loaded.pair, scaled, evidence=bound, seed=seed, progress=progress)
+        return found.shifted(-loaded.scaling.row_log_jacobian(rows).cpu())
+
+    judged = None if held_out is None else gap(held_out)
+    own = gap(training)
+    return RunGap(own, judged, evidence.advice(own, judged))
+
+
+def _chosen(rows: Tensor, num_rows: int | None, seed: int) -> Tensor:
+    """So many rows at random, in order; all for None."""
+    if num_rows is None or num_rows >= len(rows):
+        return rows
+    # Never the first ones: rows often stand sorted by class.
+    return rows[torch.from_numpy(np.sort(np.random.default_rng(seed).choice(len(rows), num_rows, replace=False)))]
 
 
 @dataclass(frozen=True)

@@ -106,22 +106,33 @@ def load_run(
     """
     saved, own, scaling = read_run(run, pair=pair)
     own = own if root is None else replace(own, root=root)
-    if source is None:
-        dataset = _load(saved, own)
-        recorded = saved.config["data"]
-        if digest(dataset.rows) != recorded["sha256"]:
-            raise ArtifactError(
-                f"the data '{own.reference}', now {tuple(dataset.rows.shape)} rows by features, is not what '{run}' "
-                f"was trained on, {tuple(recorded['shape'])}: restore it, or point --data-root at the folder that "
-                "holds it"
-            )
-    else:
-        dataset = _others(str(run), saved, own, source)
+    dataset = load_own(run, saved, own) if source is None else _others(str(run), saved, own, source)
     # Parameters that appear when the pair first runs must do so before it moves to its device.
     complete = dataset.rows[~dataset.rows.isnan().any(1)][:2]
     saved.pair.materialize(scaling.transform(complete if len(complete) else dataset.rows[:2]))
     saved.pair.to(choose_device(device))
     return LoadedRun(str(run), saved, saved.pair, own, scaling, dataset, source is not None)
+
+
+def load_own(run: str | Path, saved: Artifact, source: DataSource) -> data.Dataset:
+    """Read the rows that a run was trained on.
+
+    Args:
+        run: What the run is called.
+        saved: The run.
+        source: Where its rows come from.
+
+    Raises:
+        PyroLvmError: They can't be read, or are no longer what the run was trained on.
+    """
+    dataset = _load(saved, source)
+    recorded = saved.config["data"]
+    if digest(dataset.rows) != recorded["sha256"]:
+        raise ArtifactError(
+            f"the data '{source.reference}', now {tuple(dataset.rows.shape)} rows by features, is not what '{run}' was "
+            f"trained on, {tuple(recorded['shape'])}: restore it, or point --data-root at the folder that holds it"
+        )
+    return dataset
 
 
 def read_run(run: str | Path, *, pair: str | None = None) -> tuple[Artifact, DataSource, data.Scaling]:

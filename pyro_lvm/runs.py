@@ -72,6 +72,7 @@ def fit_run(
     out: str | Path | None = None,
     force: bool = False,
     seed: int = 0,
+    command: str | None = None,
     **training: Any,
 ) -> Run:
     """Build a pair, fit it to data, grade it and save it.
@@ -86,6 +87,7 @@ def fit_run(
         out: Folder to save the run in; None saves nothing.
         force: Replace a run that is there.
         seed: Of everything random.
+        command: What a person typed to have this, kept with the run.
         **training: Arguments of :func:`pyro_lvm.fit`, ``validation`` as a fraction; of
             :func:`pyro_lvm.estimating.fit_by_estimator` for the other methods.
 
@@ -152,13 +154,15 @@ def fit_run(
         kept.pop("checkpoint", None)
         if isinstance(training.get("elbo"), ELBO):
             kept["elbo"] = _describe(training["elbo"])
-        config = {
+        config: dict[str, Any] = {
             "data": {**source.to_config(), "shape": list(dataset.rows.shape), "sha256": digest(dataset.rows)},
             "features": None if dataset.feature_names is None else list(dataset.feature_names),
             "scaling": scaling.to_config(),
             "training": {"seed": seed, **kept, "method": method, "batch_size": batch_size},
             "versions": {name: version(name) for name in _VERSIONED} | {"python": platform.python_version()},
         }
+        if command is not None:
+            config["command"] = command
         artifact.save(out, pair, config=config, history=fitted.history, metrics=metrics, force=force)
     return Run(pair, dataset, scaling, *grades, metrics=metrics, fitted=fitted)
 

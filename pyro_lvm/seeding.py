@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pyro
 import torch
 
@@ -14,6 +15,16 @@ from pyro_lvm.errors import TrainingError
 _SEEDS = 2**32
 
 
+def derived_seed(seed: int, *place: int) -> int:
+    """A seed for each of several places, all from one, so that what is drawn at one can't change the next.
+
+    Raises:
+        TrainingError: The seed is not a whole number from 0 to 2^32 - 1.
+    """
+    _check_seed(seed)
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Within the context every generator, on every device, starts from ``seed``.
@@ -21,8 +32,7 @@ def seeded(seed: int) -> Iterator[None]:
     Raises:
         TrainingError: The seed is not a whole number from 0 to 2^32 - 1.
     """
-    if not 0 <= seed < _SEEDS:
-        raise TrainingError(f"seed={seed}: expected a whole number from 0 to {_SEEDS - 1}")
+    _check_seed(seed)
     state = pyro.util.get_rng_state()
     # Pyro seeds CUDA as well, but keeps only the CPU's state.
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
@@ -33,3 +43,8 @@ def seeded(seed: int) -> Iterator[None]:
         pyro.util.set_rng_state(state)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < _SEEDS:
+        raise TrainingError(f"seed={seed}: expected a whole number from 0 to {_SEEDS - 1}")

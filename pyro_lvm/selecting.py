@@ -15,10 +15,10 @@ from pyro_lvm.data.writing import check_new_file, replacing, write_table
 from pyro_lvm.em import SelectionCurve, select
 from pyro_lvm.errors import DataError, PairError, PyroLvmError
 from pyro_lvm.plots import selection_curve
+from pyro_lvm.plots.files import DPI
 from pyro_lvm.source import DataSource
 
 CURVE, PICTURE = "curve.csv", "curve.png"
-_DPI = 150
 
 
 def select_size(
@@ -112,5 +112,5 @@ def save_curve(curve: SelectionCurve, out: Path) -> list[Path]:
     selection_curve(curve, ax=figure.add_subplot())
     write_table(out / CURVE, [curve.to_frame()])
     with replacing(out / PICTURE) as beside:
-        figure.savefig(beside, dpi=_DPI, bbox_inches="tight")
+        figure.savefig(beside, dpi=DPI, bbox_inches="tight")
     return [out / CURVE, out / PICTURE]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from pyro_lvm.evidence import Estimate, Terms
+from pyro_lvm.evidence import Estimate, Gap, Sandwich, Terms, advice
 from pyro_lvm.grading import Grade
 from pyro_lvm.latent import Neighbourhoods
+from pyro_lvm.predictive import PredictiveCheck
 
 _ROWS = (
     ("log_evidence_ml", "best log-evidence (maximum likelihood)", "nats/row", ".5f"),
@@ -46,7 +47,14 @@ def grade_table(
 
 
 def evidence_table(
-    elbo: Estimate, iwae: Estimate | None, exact: Estimate | None, terms: Terms, title: str = "evidence"
+    elbo: Estimate,
+    iwae: Estimate | None,
+    exact: Estimate | None,
+    terms: Terms,
+    title: str = "evidence",
+    *,
+    ais: Estimate | None = None,
+    sandwich: Sandwich | None = None,
 ) -> Table:
     """A table of what is known of log p(x), with both errors, and of what the ELBO is made of.
 
@@ -56,16 +64,18 @@ def evidence_table(
         exact: The exact evidence, where it is known.
         terms: The ELBO's terms.
         title: Above the table.
+        ais: The bound by annealed importance sampling, where there is one.
+        sandwich: Both bounds on the model's own rows, where there are.
     """
     table = Table(title=title)
     for heading in ("", "nats/row", "± rows", "± particles"):
         table.add_column(heading, justify="right" if heading else "left")
     if exact is not None:
         table.add_row("log-evidence, exact", f"{exact.mean:.4f}", _error(exact.row_standard_error), "")
-    labels = {"iwae": "importance-weighted", "elbo": "ELBO"}
-    for one in (iwae, elbo):
+    labels = {"ais": "annealed, chains =", "iwae": "importance-weighted, k =", "elbo": "ELBO, k ="}
+    for one in (ais, iwae, elbo):
         if one is not None:
-            label = f"{labels[one.kind]}, k = {one.num_particles}"
+            label = f"{labels[one.kind]} {one.num_particles}"
             errors = _error(one.row_standard_error), _error(one.particle_standard_error)
             table.add_row(label, f"{one.mean:.4f}", *errors)
     table.add_row(
@@ -83,6 +93,55 @@ def evidence_table(
         sizes = iwae.effective_sample_sizes
         text = f"{sizes.median():.1f}, {sizes.min():.1f}"
         table.add_row("effective draws: median, least", text, "", "")
+    if ais is not None and ais.acceptances is not None and ais.effective_sample_sizes is not None:
+        sizes = ais.effective_sample_sizes
+        table.add_row("effective chains: median, least", f"{sizes.median():.1f}, {sizes.min():.1f}", "", "")
+        accepted = f"{ais.acceptances.mean():.2f}, {ais.acceptances.min():.2f}"
+        table.add_row("moves accepted: mean, least", accepted, "", "")
+    if sandwich is not None:
+        label = "upper less lower bound on the model's own rows"
+        table.add_row(label, f"{sandwich.width:.4f}", _error(sandwich.standard_error), "")
+    return table
+
+
+def gap_table(training: Gap, held_out: Gap | None = None, title: str = "the gap taken apart") -> Table:
+    """A table of what separates the ELBO from the evidence, with Monte Carlo errors, and what to do beneath.
+
+    Args:
+        training: Of rows that the pair was trained on.
+        held_out: Of others, a column more.
+        title: Above the table.
+    """
+    gaps = [gap for gap in (training, held_out) if gap is not None]
+    table = Table(title=title, caption=advice(training, held_out), caption_justify="left")
+    table.add_column("nats/row")
+    for name, gap in zip(("training", "held-out"), gaps, strict=False):
+        table.add_column(f"{name} ({gap.elbo.num_rows} rows)", justify="right")
+    kind = training.evidence.kind
+    named = {"exact": "log-evidence, exact", "ais": "log-evidence, at least (annealed)"}
+    lines: list[tuple[str, list[Estimate | None]]] = [
+        (named.get(kind, f"log-evidence, at least ({kind})"), [gap.evidence for gap in gaps]),
+        ("ELBO of a row's best Gaussian with correlations", [gap.full for gap in gaps]),
+        ("ELBO of a row's best q in the guide's family", [gap.best for gap in gaps]),
+        ("ELBO of the guide", [gap.elbo for gap in gaps]),
+    ]
+    for label, estimates in lines:
+        if any(one is not None for one in estimates):
+            table.add_row(label, *["" if one is None else f"{one.mean:.4f}" for one in estimates])
+    table.add_section()
+    table.add_row(
+        "approximation gap: what the family lacks",
+        *[f"{gap.approximation.mean():.4f} ± {gap.approximation_standard_error:.2g}" for gap in gaps],
+    )
+    gains = [gap.gained_by_full for gap in gaps]
+    if any(gain is not None for gain in gains):
+        table.add_row("  of which correlations give", *["" if gain is None else f"{gain:.4f}" for gain in gains])
+    table.add_row(
+        "amortization gap: what the encoder misses",
+        *[f"{gap.amortization.mean():.4f} ± {gap.amortization_standard_error:.2g}" for gap in gaps],
+    )
+    if any(gap.finished < 1 for gap in gaps):
+        table.add_row("rows with something left to gain", *[f"{1 - gap.finished:.0%}" for gap in gaps])
     return table
 
 
@@ -96,6 +155,27 @@ def neighbourhoods_table(kept: Neighbourhoods) -> Table:
     shares = (kept.accuracy, kept.pca_accuracy, kept.raw_accuracy)
     if all(share is not None for share in shares):
         table.add_row("label told by neighbours", *[f"{share:.1%}" for share in shares])
+    return table
+
+
+def predictive_table(check: PredictiveCheck, rows: str) -> Table:
+    """A table of predictive checks, a statistic a line, with what its p-values are to be read as beneath.
+
+    Args:
+        check: The checks.
+        rows: What is said of the rows.
+    """
+    title = f"{rows} against {check.num_draws} {check.replication} replicates"
+    table = Table(title=title, caption=f"p-values: {check.note}", caption_justify="left")
+    for heading in ("statistic", "rows", "replicates", "z", "p", "verdict"):
+        table.add_column(heading, justify="left" if heading in ("statistic", "verdict") else "right")
+    for one in check.statistics:
+        worst = one.worst
+        own = one.replicated[:, worst]
+        label = one.name if len(one.labels) == 1 else f"{one.name}: {one.labels[worst]}"
+        verdict = {"misfit": "[red]misfit[/red]", "doubtful": "[yellow]doubtful[/yellow]"}.get(one.verdict, one.verdict)
+        spread = f"{own.mean():.3g} ± {own.std():.1g}"
+        table.add_row(label, f"{one.observed[worst]:.3g}", spread, f"{one.z:.3g}", f"{one.p_value:.2g}", verdict)
     return table
 
 

@@ -378,10 +378,23 @@ def test_imputation_refuses_runs_and_files(
     assert "expected one that ends in" in refused(
         capsys, "impute", folder / "run", "--data", "digits", "--out", tmp_path / "digits"
     )
-    pair = f"{other_run}/pair.py:model,guide"
-    message = refused(capsys, "impute", other_run / "run", "--pair", pair, "--data", table, "--out", tmp_path / "o.csv")
-    assert "can't impute" in message
     assert not (tmp_path / "o.csv").exists()
+
+
+@pytest.mark.filterwarnings("ignore:of .* rows less than 1%")
+def test_a_pair_of_a_file_imputes_by_draws(other_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong: whoever writes a model of their own would have to fill holes by hand."""
+    holes = ROWS[:9].copy()
+    holes[::2, 1] = np.nan
+    np.save(tmp_path / "holes.npy", holes)
+    base = ("--pair", f"{other_run}/pair.py:model,guide", "--data", tmp_path / "holes.npy", "--quiet")
+    for options, shape in (((), holes.shape), (("--draws", 3), (3, *holes.shape))):
+        out = tmp_path / f"{len(shape)}.npy"
+        assert run(capsys, "impute", other_run / "run", *base, "--out", out, *options)[0] == 0
+        filled = np.load(out)
+        assert filled.shape == shape
+        assert np.isfinite(filled).all()
+        assert (filled[..., ~np.isnan(holes)] == holes[~np.isnan(holes)]).all()
 
 
 def test_draws_of_a_table_without_rows(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -455,6 +468,22 @@ def test_named_data_come_with_their_labels(tmp_path: Path, capsys: pytest.Captur
     assert (frame["label"].astype(int) == y).all()
     expected = em.PPCA(2).fit(x / 16).transform(x / 16)
     np.testing.assert_allclose(frame[["z1", "z2"]], expected, atol=1e-5)
+
+
+def test_a_run_embeds_no_other_rows_as_its_own(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Wrong: a table that was edited since would go out under the name of the run's own rows.
+    table, out = tmp_path / "holes.csv", tmp_path / "z.csv"
+    shutil.copy(folder / "holes.csv", table)
+    shutil.copytree(folder / "run", tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(path.read_text().replace(str(folder / "holes.csv"), str(table)))
+    table.write_text(table.read_text().replace(f"{ROWS[0, 0]:.6f}", f"{ROWS[0, 0] + 1:.6f}"))
+    assert "is not what" in refused(capsys, "embed", tmp_path / "run", "--out", out)
+    assert not out.exists()
+    # Asked for by name they are rows like any others.
+    assert run(capsys, "embed", tmp_path / "run", "--data", table, "--out", out, "--quiet")[0] == 0
 
 
 def test_embedding_refuses_what_it_cannot_use(

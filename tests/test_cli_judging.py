@@ -1,4 +1,4 @@
-"""``evidence`` and ``latent`` on the command line; the evidence is held against SciPy's joint Gaussian."""
+"""``evidence`` and ``latent-map`` on the command line; the evidence is held against SciPy's joint Gaussian."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_evidence_is_of_the_held_out_rows(folder: Path, capsys: pytest.CaptureFi
 
 def test_latent_draws_what_applies_to_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Wrong: images of a table, or no pictures at all."""
-    code, out, err = run(capsys, "latent", folder / "run", "--out", folder / "pictures", "--json")
+    code, out, err = run(capsys, "latent-map", folder / "run", "--out", folder / "pictures", "--json")
     assert code == 0, err
     figures = json.loads(out)
     assert figures["written"] == ["prior_and_posterior.png", "kl_per_dimension.png", "traversals.png"]
@@ -89,10 +89,10 @@ def test_latent_draws_images(
     columns: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wrong: a picture fails on digits, or on a single latent coordinate, which has no plane."""
-    monkeypatch.setattr("pyro_lvm.plots.files._DPI", 30)
+    monkeypatch.setattr("pyro_lvm.plots.files.DPI", 30)
     fit = ("fit", "ppca", "--method", "closed", "--data", "digits", "--latent-dim", columns, "--out", tmp_path / "run")
     assert run(capsys, *fit, "--quiet")[0] == 0
-    code, out, err = run(capsys, "latent", tmp_path / "run", "--out", tmp_path / "pictures")
+    code, out, err = run(capsys, "latent-map", tmp_path / "run", "--out", tmp_path / "pictures")
     assert code == 0, err
     names = {path.stem for path in (tmp_path / "pictures").iterdir()}
     expected = {"prior_and_posterior", "traversals", "interpolations", "near_classes", "nearest_rows"}
@@ -107,9 +107,11 @@ def test_latent_draws_images(
         (("evidence", "RUN", "--k", 0), "k=0"),
         (("evidence", "RUN", "--rows", 0), "rows=0"),
         (("evidence", "RUN", "--data", "digits"), "64 features"),
-        (("latent", "RUN", "--out", "OUT", "--site", "w"), "site='w'"),
-        (("latent", "RUN", "--out", "OUT", "--neighbours", 80), "num_neighbours=80"),
-        (("latent", "RUN", "--out", "RUN/metrics.json"), "can't write figures"),
+        (("latent-map", "RUN", "--out", "OUT", "--site", "w"), "site='w'"),
+        (("latent-map", "RUN", "--out", "OUT", "--neighbours", 80), "num_neighbours=80"),
+        (("latent-map", "RUN", "--out", "RUN/metrics.json"), "can't write figures"),
+        (("evidence", "RUN", "--ais", "--chains", 0), "chains=0"),
+        (("gap", "RUN", "--rows", 0), "rows=0"),
         (("evidence", "nowhere"), "nowhere"),
     ],
 )
@@ -121,3 +123,40 @@ def test_bad_input(arguments: tuple[object, ...], said: str, folder: Path, capsy
     assert out == ""
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_evidence_bounded_from_both_sides(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong: bounds of the scaled rows, or of other rows than the table's."""
+    code, out, err = run(
+        capsys, "evidence", folder / "run", "--k", 3, "--ais", "--temperatures", 40, "--chains", 8, "--json"
+    )
+    assert code == 0, err
+    figures = json.loads(out)
+    error = figures["ais"]["particle_standard_error"]
+    assert figures["num_rows"] == figures["ais"]["num_rows"] == 30
+    assert figures["exact"]["mean"] - 0.6 < figures["ais"]["mean"] < figures["exact"]["mean"] + 4 * error
+    assert 0.4 < figures["ais"]["acceptance_mean"] < 0.9
+    both = figures["sandwich"]
+    assert both["width"] == pytest.approx(both["upper"]["mean"] - both["lower"]["mean"])
+    assert 0 < both["width"] < 1.5
+    code, out, _ = run(capsys, "evidence", folder / "run", "--k", 3, "--ais", "--temperatures", 3, "--rows", 5)
+    assert code == 0
+    for said in ("annealed, chains = 16", "moves accepted", "upper less lower"):
+        assert said in out
+
+
+def test_gap_of_training_and_held_out_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong: a closed form's guide is blamed for something, or the figure isn't written."""
+    code, out, err = run(capsys, "gap", folder / "run", "--rows", 10, "--out", folder / "gap", "--json")
+    assert code == 0, err
+    figures = json.loads(out)
+    truth = log_densities(folder, ROWS)
+    for part in ("training", "held_out"):
+        assert abs(figures[part]["approximation"]) < 0.01
+        assert abs(figures[part]["amortization"]) < 0.01
+        assert truth.min() < figures[part]["evidence"]["mean"] < truth.max()
+    assert "better model" in figures["advice"]
+    assert (folder / "gap" / "gap.png").stat().st_size > 5000
+    code, out, _ = run(capsys, "gap", folder / "run", "--rows", 4)
+    assert code == 0
+    assert "approximation gap" in out

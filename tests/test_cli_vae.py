@@ -55,6 +55,33 @@ def test_objectives_are_chosen_and_remembered(tmp_path: Path, capsys: pytest.Cap
         assert kept.get("beta", 4) == 4
 
 
+@pytest.mark.filterwarnings("ignore:of .* rows less than 1%")
+@pytest.mark.parametrize("guide", ["diagonal", "masked"])
+def test_a_run_fills_what_is_missing(guide: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Wrong: cells that were there are changed, filled ones are outside the pixels' range, or draws are all the same.
+    out = tmp_path / "run"
+    assert (
+        run(capsys, *FIT, "--guide", guide, "--binarize", "static", "--likelihood", "bernoulli", "--out", out)[0] == 0
+    )
+    holes = np.random.default_rng(0).integers(0, 2, (12, 64)).astype(float)
+    holes[:7, ::5] = np.nan
+    holes[0] = np.nan
+    np.save(tmp_path / "holes.npy", holes)
+    base = ("impute", out, "--data", tmp_path / "holes.npy")
+    code, printed, err = run(capsys, *base, "--out", tmp_path / "mean.npy", "--quiet")
+    assert (code, printed) == (0, ""), err
+    code, printed, _ = run(capsys, *base, "--out", tmp_path / "draws.npy", "--draws", 4, "--json")
+    assert code == 0
+    assert json.loads(printed)["num_filled"] == np.isnan(holes).sum()
+    mean, draws = np.load(tmp_path / "mean.npy"), np.load(tmp_path / "draws.npy")
+    there = ~np.isnan(holes)
+    assert (mean[there] == holes[there]).all()
+    assert (draws[:, there] == holes[there]).all()
+    assert ((mean[~there] > 0) & (mean[~there] < 1)).all()
+    assert set(np.unique(draws)) == {0, 1}
+    assert (draws[0] != draws[1]).any()
+
+
 def test_convolutions_take_the_images_shape(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, *FIT, "--option", "channels=[4,8]", "--quiet") == (0, "", "")
 
@@ -86,6 +113,27 @@ def test_bad_input_is_one_line(arguments: tuple[object, ...], message: str, caps
     lines = [line for line in err.strip().splitlines() if "warning" not in line]
     assert len(lines) == 1, err
     assert re.search(message, lines[0]), err
+
+
+def test_damaged_images_and_labels_of_another_length_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Wrong: a traceback of a decompressor, or labels that belong to other rows.
+    for name in ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"):
+        (tmp_path / name).write_bytes(b"\x1f\x8bdamaged")
+    np.savez(tmp_path / "short.npz", x=np.zeros((9, 4)), y=np.arange(8))
+    for data in (("mnist", "--data-root", tmp_path), (tmp_path / "short.npz",)):
+        code, out, err = run(capsys, "fit", "vae", "--steps", 1, "--quiet", "--data", *data)
+        assert (code, out) == (2, ""), err
+        assert err.count("\n") == 1
+        assert re.search(r"damaged|gzip|can't be read|one for each of 9 rows", err), err
+
+
+def test_a_warm_up_that_outlasts_training_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    # Wrong: the KL terms would never get their weight, and nobody would know.
+    code, _, err = run(capsys, *FIT, "--warmup", 100, "--quiet")
+    assert code == 0
+    assert "the warm-up of 100 steps outlasts training" in err
 
 
 def test_a_tempered_run_needs_a_budget(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The command line, ``pyro-lvm list | check | fit | evaluate | evidence | latent | impute | embed | select``, ..."""
+"""The command line, ``pyro-lvm list | new | check | fit | evaluate | ppc | report | impute | embed | select``, ..."""
 
 from pyro_lvm.cli.application import app, main
 

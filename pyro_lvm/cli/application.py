@@ -10,8 +10,12 @@ import typer
 
 from pyro_lvm.cli.applying import embed_command, impute_command
 from pyro_lvm.cli.contract import check_command, list_pairs
+from pyro_lvm.cli.generating import reconstruct_command, sample_command
 from pyro_lvm.cli.gradients import gradients_command
-from pyro_lvm.cli.judging import evidence_command, latent_command
+from pyro_lvm.cli.judging import evidence_command, gap_command, latent_map_command
+from pyro_lvm.cli.predictive import ppc_command
+from pyro_lvm.cli.reporting import report_command
+from pyro_lvm.cli.scaffolding import new_command
 from pyro_lvm.cli.selecting import select_command
 from pyro_lvm.cli.training import evaluate_command, fit_command
 from pyro_lvm.errors import PyroLvmError
@@ -29,15 +33,21 @@ app = typer.Typer(
 )
 
 app.command("list")(list_pairs)
+app.command("new")(new_command)
 app.command("check")(check_command)
 app.command("fit")(fit_command)
 app.command("evaluate")(evaluate_command)
 app.command("evidence")(evidence_command)
-app.command("latent")(latent_command)
+app.command("gap")(gap_command)
+app.command("latent-map")(latent_map_command)
+app.command("ppc")(ppc_command)
+app.command("sample")(sample_command)
+app.command("reconstruct")(reconstruct_command)
 app.command("impute")(impute_command)
 app.command("embed")(embed_command)
 app.command("select")(select_command)
 app.command("gradients")(gradients_command)
+app.command("report")(report_command)
 
 
 def main(arguments: list[str] | None = None) -> Never:

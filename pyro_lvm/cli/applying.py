@@ -9,10 +9,8 @@ from typing import Annotated, cast
 import typer
 
 from pyro_lvm.applying import PosteriorKind, embed_run, impute_run
-from pyro_lvm.cli.options import FileArg, JsonArg, QuietArg, RootArg, RunArg
+from pyro_lvm.cli.options import FileArg, ForceArg, JsonArg, QuietArg, RootArg, RunArg
 from pyro_lvm.errors import PyroLvmError
-
-_ForceArg = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 
 
 def impute_command(
@@ -23,15 +21,16 @@ def impute_command(
         int | None, typer.Option(help="Draws from the conditional distribution; without it, its mean.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    force: _ForceArg = False,
+    force: ForceArg = False,
     pair: FileArg = None,
     as_json: JsonArg = False,
     quiet: QuietArg = False,
 ) -> None:
     """Fill the missing entries of a table by what a run's model makes of the observed ones.
 
-    Columns, order and every observed cell stay as they are. With `--draws` the tables follow each other, numbered from
-    1 by a column `draw` in front; their spread is the uncertainty.
+    Exactly where the model can; else, as of a variational autoencoder, by a Markov chain for each row. Columns, order
+    and every observed cell stay as they are. With `--draws` the tables follow each other, numbered from 1 by a column
+    `draw` in front; their spread is the uncertainty.
 
     Examples:
 
@@ -61,7 +60,7 @@ def embed_command(
     ] = None,
     data_root: RootArg = None,
     posterior: Annotated[str | None, typer.Option(help="exact or guide; exact where the model has it.")] = None,
-    force: _ForceArg = False,
+    force: ForceArg = False,
     pair: FileArg = None,
     as_json: JsonArg = False,
     quiet: QuietArg = False,

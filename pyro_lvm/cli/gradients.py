@@ -19,9 +19,8 @@ from pyro_lvm.errors import DataError, PyroLvmError
 from pyro_lvm.gradients import GradientComparison, compare
 from pyro_lvm.pair import Pair
 from pyro_lvm.plots import gradient_noise
+from pyro_lvm.plots.files import DPI
 from pyro_lvm.reading import load_run
-
-_DPI = 150
 
 
 def gradients_command(
@@ -97,4 +96,4 @@ def _save(compared: GradientComparison, out: Path) -> None:
     figure.set_size_inches(8.0, 1.9 + 0.42 * len(compared.measured))
     gradient_noise(compared, ax=figure.add_subplot())
     with replacing(out) as beside:
-        figure.savefig(beside, dpi=_DPI, format=out.suffix[1:].lower(), bbox_inches="tight")
+        figure.savefig(beside, dpi=DPI, format=out.suffix[1:].lower(), bbox_inches="tight")

@@ -1,12 +1,13 @@
-"""``pyro-lvm evidence`` and ``pyro-lvm latent``: how likely a run's model makes rows, and what its latent space is."""
+"""``pyro-lvm evidence``, ``gap`` and ``latent-map``: how likely rows are, what the ELBO lacks, the latent space."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from pyro_lvm.cli.options import (
@@ -21,14 +22,27 @@ from pyro_lvm.cli.options import (
     RunArg,
     data_source,
 )
-from pyro_lvm.judging import evidence_run, latent_run
-from pyro_lvm.tables import evidence_table, neighbourhoods_table
+from pyro_lvm.judging import evidence_run, gap_run, latent_run
+from pyro_lvm.plots import gap_bars
+from pyro_lvm.plots.files import write_figures
+from pyro_lvm.tables import evidence_table, gap_table, neighbourhoods_table
+
+TemperaturesArg = Annotated[int, typer.Option(help="Of annealing; its bound rises to log p(x) with them.")]
+ChainsArg = Annotated[int, typer.Option(help="Of annealing, a row.")]
 
 
 def evidence_command(
     run: RunArg,
     k: Annotated[int, typer.Option("--k", help="Particles a row; the bound rises to log p(x) with them.")] = 5000,
-    rows: Annotated[int | None, typer.Option("--rows", help="As many rows at random; without it, all.")] = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", help="As many rows at random; without it, all, or 100 with --ais.")
+    ] = None,
+    ais: Annotated[
+        bool,
+        typer.Option("--ais", help="Anneal as well, and bound the model's own rows from both sides."),
+    ] = False,
+    temperatures: TemperaturesArg = 1000,
+    chains: ChainsArg = 16,
     data: Annotated[
         str | None, typer.Option("--data", help="Other rows; else the run's held-out ones, or all of its own.")
     ] = None,
@@ -49,6 +63,8 @@ def evidence_command(
     - `pyro-lvm evidence runs/ppca --k 1000`
 
     - `pyro-lvm evidence runs/vae --data test.npy --rows 500 --json`
+
+    - `pyro-lvm evidence runs/vae --ais --rows 100`
     """
     source = None if data is None else data_source(data, data_root, "none", drop, label, features)
     result = evidence_run(
@@ -56,6 +72,9 @@ def evidence_command(
         source,
         k=k,
         num_rows=rows,
+        ais=ais,
+        temperatures=temperatures,
+        chains=chains,
         root=None if data is not None else data_root,
         pair=pair,
         device=device,
@@ -66,10 +85,61 @@ def evidence_command(
         print(json.dumps(result.to_json(), indent=2))
     elif not quiet:
         title = f"evidence of {result.elbo.num_rows} {result.rows} rows"
-        Console().print(evidence_table(result.elbo, result.iwae, result.exact, result.terms, title))
+        Console().print(
+            evidence_table(
+                result.elbo, result.iwae, result.exact, result.terms, title, ais=result.ais, sandwich=result.sandwich
+            )
+        )
 
 
-def latent_command(
+def gap_command(
+    run: RunArg,
+    rows: Annotated[int, typer.Option("--rows", help="As many rows at random of each kind.")] = 100,
+    data: Annotated[str | None, typer.Option("--data", help="Other rows, in place of the run's held-out ones.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for a figure.")] = None,
+    temperatures: TemperaturesArg = 1000,
+    chains: ChainsArg = 16,
+    data_root: RootArg = None,
+    drop: DropArg = None,
+    label: LabelArg = None,
+    features: FeaturesArg = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of rows and of the draws.")] = 0,
+    pair: FileArg = None,
+    device: DeviceArg = "auto",
+    as_json: JsonArg = False,
+    quiet: QuietArg = False,
+) -> None:
+    """Take log p(x) - ELBO apart: what the guide's family lacks, and what its encoder misses; and what to do about it.
+
+    Example: `pyro-lvm gap runs/vae --rows 200 --out runs/vae/gap`
+    """
+    source = None if data is None else data_source(data, data_root, "none", drop, label, features)
+    result = gap_run(
+        run,
+        source,
+        num_rows=rows,
+        temperatures=temperatures,
+        chains=chains,
+        root=None if data is not None else data_root,
+        pair=pair,
+        device=device,
+        seed=seed,
+        progress=not (quiet or as_json),
+    )
+    written = []
+    if out is not None:
+        gaps = {"training": result.training, "held-out": result.held_out}
+        axes = gap_bars({name: gap for name, gap in gaps.items() if gap is not None})
+        written = write_figures(out, {"gap": cast(Figure, axes.figure)})
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    elif not quiet:
+        Console().print(gap_table(result.training, result.held_out))
+        if written:
+            print(f"saved in {out}: {', '.join(path.name for path in written)}")
+
+
+def latent_map_command(
     run: RunArg,
     out: Annotated[Path, typer.Option("--out", help="Folder for the figures.")],
     site: Annotated[str | None, typer.Option(help="Name of the latent, where a row has several.")] = None,
@@ -83,7 +153,7 @@ def latent_command(
 ) -> None:
     """Draw a run's latent space, and say how well it keeps the neighbourhoods of its rows.
 
-    Example: `pyro-lvm latent runs/ppca --out runs/ppca/latent`
+    Example: `pyro-lvm latent-map runs/ppca --out runs/ppca/latent`
     """
     result = latent_run(
         run, out, site=site, num_neighbours=neighbours, root=data_root, pair=pair, device=device, seed=seed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -34,6 +36,7 @@ LikelihoodArg = Annotated[
 OptionArg = Annotated[list[str] | None, typer.Option(help="Another option of the pair, NAME=VALUE; repeatable.")]
 FileArg = Annotated[str | None, typer.Option("--pair", help="FILE.py:MODEL,GUIDE, for a run of a pair of a file.")]
 DeviceArg = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+ForceArg = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 JsonArg = Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object, and nothing else.")]
 QuietArg = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors (and JSON, if asked for).")]
 
@@ -72,3 +75,22 @@ def pair_options(given: list[str] | None, **named: Any) -> dict[str, Any]:
         except json.JSONDecodeError:
             options[name.replace("-", "_")] = value
     return options
+
+
+def typed(context: typer.Context, without: Sequence[str] = ()) -> str:
+    """The command that a person typed, as one line for a shell, without some of its options."""
+    words = ["pyro-lvm", str(context.info_name)]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        # By name: which click it is of depends on the release of typer.
+        if name in without or getattr(context.get_parameter_source(name), "name", "") != "COMMANDLINE":
+            continue
+        value = context.params[name]
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        elif isinstance(value, bool):
+            words.append((parameter.opts if value else parameter.secondary_opts)[0])
+        else:
+            for one in value if isinstance(value, (list, tuple)) else [value]:
+                words += [parameter.opts[0], str(one)]
+    return shlex.join(words)

@@ -42,11 +42,15 @@ from pyro_lvm.cli.options import (
     ScaleArg,
     data_source,
     pair_options,
+    typed,
 )
 from pyro_lvm.errors import PyroLvmError
 from pyro_lvm.figures import save_figures
 from pyro_lvm.runs import Method, Run, evaluate_run, fit_run
 from pyro_lvm.tables import grade_table
+
+# What says how a run is shown or taken up, and nothing of the run.
+_NOT_REPEATED = ("force", "resume", "as_json", "quiet")
 
 
 def fit_command(
@@ -163,6 +167,7 @@ def fit_command(
         force=force or (resume and checkpoint is not None and checkpoint.exists()),
         seed=seed,
         progress=not (quiet or as_json),
+        command=typed(context, _NOT_REPEATED),
         **training,
     )
     if checkpoint is not None and run.metrics["stopped"] != "interrupted":

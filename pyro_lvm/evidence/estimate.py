@@ -11,16 +11,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Estimate:
-    """log p(x) of each row, or a lower bound on it, in nats.
+    """log p(x) of each row, or a bound on it, in nats.
 
     Attributes:
-        kind: ``"elbo"``, ``"iwae"`` or ``"exact"``.
+        kind: ``"elbo"``, ``"iwae"``, ``"ais"``, ``"exact"``; or ``"reverse"``, which is an upper bound.
         per_row: Shape (rows,), float64, on the CPU.
         particle_errors: Monte Carlo standard error of each row's estimate, over the draws of the latents; zeros where
             nothing is drawn, NaN from a single draw. Where few draws carry the weight, it is itself too small.
         num_particles: Draws K a row; 0 where nothing is drawn.
         effective_sample_sizes: Of each row's importance weights, from 1 to K; None where none are used.
         shared_latents: Whether rows share latents, so that their Monte Carlo errors add up instead of cancelling.
+        acceptances: Of each row's Hamiltonian moves, from 0 to 1; None where there are none.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Estimate:
     num_particles: int
     effective_sample_sizes: Tensor | None = None
     shared_latents: bool = False
+    acceptances: Tensor | None = None
 
     @property
     def num_rows(self) -> int:
@@ -62,5 +64,8 @@ class Estimate:
             "effective_sample_size_median": math.nan if sizes is None else float(sizes.median()),
             "effective_sample_size_least": math.nan if sizes is None else float(sizes.min()),
         }
+        if self.acceptances is not None:
+            figures["acceptance_mean"] = float(self.acceptances.mean())
+            figures["acceptance_least"] = float(self.acceptances.min())
         known = {name: value if math.isfinite(value) else None for name, value in figures.items()}
         return {"kind": self.kind, "num_rows": self.num_rows, "num_particles": self.num_particles, **known}

@@ -146,7 +146,7 @@ def weigh_rows(
             refuse_holes(pair, x)
             sums = WeightSums(len(x), x.device)
             # An autoguide's plates have a size of their own, and what rows share is to be drawn anew for each particle.
-            limit = len(x) if shared or isinstance(pair.guide, AutoGuide) else chunk_rows or _limit(x)
+            limit = len(x) if shared or isinstance(pair.guide, AutoGuide) else chunk_rows or chunk_limit(x)
             total_rows = num_rows or known_rows or len(x)
             while sums.count < num_particles:
                 copies = min(max(1, limit // len(x)), num_particles - sums.count)
@@ -162,7 +162,7 @@ def weigh_rows(
                     limit = len(x)
                     continue
                 log_weights = (draw.log_joint - draw.log_guide).reshape(copies, len(x))
-                _refuse_undefined(log_weights, done)
+                refuse_undefined(log_weights, done)
                 sums.add(log_weights)
                 so_far = done + int(len(x) * sums.count / num_particles)
                 reporter.update(so_far, known_rows or so_far, f"rows, {float(sums.log_mean.mean()):.3f} nats a row")
@@ -177,12 +177,13 @@ def row_blocks(pair: Pair, rows: Rows, chunk_rows: int | None = None) -> Iterato
     """Rows in blocks on the pair's device, and how many there are in all, where that is known."""
     known = len(rows) if isinstance(rows, Tensor) else None
     for batch in [rows] if isinstance(rows, Tensor) else rows:
-        size = len(batch) if isinstance(pair.guide, AutoGuide) else chunk_rows or _limit(batch, pair.device)
+        size = len(batch) if isinstance(pair.guide, AutoGuide) else chunk_rows or chunk_limit(batch, pair.device)
         for block in batch.split(max(1, size)) if len(batch) else ():
             yield block.to(pair.device), known
 
 
-def _limit(x: Tensor, device: torch.device | None = None) -> int:
+def chunk_limit(x: Tensor, device: torch.device | None = None) -> int:
+    """How many rows like those of ``x`` are to be drawn at once."""
     on_cpu = (device or x.device).type == "cpu"
     entries, copies = (_CPU_ENTRIES, _CPU_COPIES) if on_cpu else (_GPU_ENTRIES, _GPU_COPIES)
     return max(1, min(copies, entries // max(1, x[:1].numel())))
@@ -206,11 +207,16 @@ def _outside(draw: RowDraw, num_rows: int) -> str | None:
     return None
 
 
-def _refuse_undefined(log_weights: Tensor, first_row: int) -> None:
+def refuse_undefined(log_weights: Tensor, first_row: int) -> None:
+    """Refuse log-weights, shape (particles, rows), that are NaN or plus infinity; the first row has a number.
+
+    Raises:
+        PairError: There are some.
+    """
     undefined = log_weights.isnan() | (log_weights == math.inf)
     if bool(undefined.any()):
         row = first_row + int(undefined.any(0).nonzero()[0])
         raise PairError(
-            f"log p(x, z) - log q(z | x) of row {row} is NaN or infinite: expected finite densities; look at the row, "
-            "and whether the training diverged"
+            f"the log-weight of row {row} is NaN or infinite: expected finite densities of the row and of its draws; "
+            "look at the row, and whether the training diverged"
         )

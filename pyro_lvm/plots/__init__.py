@@ -5,18 +5,22 @@ Nothing is shown and no style is changed; a figure is made only where no axes ar
 
 from pyro_lvm.plots.curves import elbo_curve
 from pyro_lvm.plots.decoded import decoded_grid, grid_figure_size, image_rows, samples_and_nearest
+from pyro_lvm.plots.gap import gap_bars
 from pyro_lvm.plots.gradients import gradient_noise
 from pyro_lvm.plots.images import grid_layout
 from pyro_lvm.plots.latent import latent_map
 from pyro_lvm.plots.latent_space import prior_and_posterior
 from pyro_lvm.plots.loadings import heatmap_size, loadings_heatmap, loadings_images
+from pyro_lvm.plots.predictive import density_overlay, pit_plot, replicate_images, statistic_check, statistic_checks
 from pyro_lvm.plots.reconstruction import reconstruction_scatter, reconstructions
 from pyro_lvm.plots.selection import selection_curve
 from pyro_lvm.plots.units import kl_per_dimension, traversal_lines
 
 __all__ = [
     "decoded_grid",
+    "density_overlay",
     "elbo_curve",
+    "gap_bars",
     "gradient_noise",
     "grid_figure_size",
     "grid_layout",
@@ -26,10 +30,14 @@ __all__ = [
     "latent_map",
     "loadings_heatmap",
     "loadings_images",
+    "pit_plot",
     "prior_and_posterior",
     "reconstruction_scatter",
     "reconstructions",
+    "replicate_images",
     "samples_and_nearest",
     "selection_curve",
+    "statistic_check",
+    "statistic_checks",
     "traversal_lines",
 ]

@@ -15,7 +15,8 @@ from pyro_lvm.plots.images import array_of_axes, as_images, grid_layout, image_s
 from pyro_lvm.plots.shared import FloatArray, as_numbers, minus, own_axes
 
 _MAX_TICKS = 8
-_SEAM = "0.4"
+# Black pixels between two images of a grid.
+_SEAM = 1
 
 
 def decoded_grid(
@@ -51,16 +52,14 @@ def decoded_grid(
     low, high = grey_range(flat, limits)
     tiles = np.stack([painted(image, low, high) for image in flat])
     height, width = tiles.shape[1:3]
+    # Images that fill their frame, as small digits do, would run into each other.
+    tiles = np.pad(tiles, ((0, 0), (0, _SEAM), (0, _SEAM), (0, 0)))
+    height, width = height + _SEAM, width + _SEAM
     # Row 0 of the grid is the lowest.
     tiles = tiles.reshape(num_rows, num_columns, height, width, 3)[::-1]
     picture = tiles.transpose(0, 2, 1, 3, 4).reshape(num_rows * height, num_columns * width, 3)
     ax = own_axes(ax, grid_figure_size(num_rows, num_columns, image_shape))
-    ax.imshow(picture, interpolation="nearest")
-    # Small images run into each other without.
-    for place in range(1, num_rows):
-        ax.axhline(place * height - 0.5, color=_SEAM, linewidth=0.6)
-    for place in range(1, num_columns):
-        ax.axvline(place * width - 0.5, color=_SEAM, linewidth=0.6)
+    ax.imshow(picture[:-_SEAM, :-_SEAM], interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([])
     if z is not None:

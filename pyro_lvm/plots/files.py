@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from pyro_lvm.errors import ArtifactError
 
-_DPI = 150
+# Dots an inch of every picture that is written.
+DPI = 150
 
 
 def write_figures(folder: str | Path, figures: Mapping[str, Figure | None]) -> list[Path]:
@@ -31,7 +32,7 @@ def write_figures(folder: str | Path, figures: Mapping[str, Figure | None]) -> l
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
             if figure is not None:
-                figure.savefig(folder / f"{name}.png", dpi=_DPI, bbox_inches="tight")
+                figure.savefig(folder / f"{name}.png", dpi=DPI, bbox_inches="tight")
                 written.append(folder / f"{name}.png")
     except OSError as error:
         raise ArtifactError(

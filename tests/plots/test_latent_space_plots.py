@@ -56,7 +56,9 @@ class TestDecodedGrid:
         images = (self.z[..., 0] + 10 * self.z[..., 1])[..., None] * np.ones(6)
         ax = plots.decoded_grid(images, (2, 3), self.z)
         picture = ax.images[0].get_array()[..., 0]
-        assert picture.shape == (3 * 2, 4 * 3)
+        # A black seam of one pixel between two images.
+        assert picture.shape == (3 * 2 + 2, 4 * 3 + 3)
+        assert (picture[2] == 0).all()
         low, high = images.min(), images.max()
         np.testing.assert_allclose(picture[-1, 0], (images[0, 0, 0] - low) / (high - low))
         np.testing.assert_allclose(picture[0, -1], (images[2, 3, 0] - low) / (high - low))
@@ -70,7 +72,7 @@ class TestDecodedGrid:
         ax = plt.subplots()[1]
         images = torch.rand(2, 2, 3, 4, 5)
         assert plots.decoded_grid(images, (3, 4, 5), limits=(0, 1), ax=ax) is ax
-        np.testing.assert_allclose(ax.images[0].get_array()[4:, :5], images[0, 0].permute(1, 2, 0))
+        np.testing.assert_allclose(ax.images[0].get_array()[5:, :5], images[0, 0].permute(1, 2, 0))
 
     def test_shapes(self) -> None:
         """Wrong: another grid's ticks stand beside the picture."""

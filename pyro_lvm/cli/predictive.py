@@ -1,0 +1,93 @@
+"""``pyro-lvm ppc``: whether a run's model describes the data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import typer
+from rich.console import Console
+
+from pyro_lvm.cli.options import (
+    DeviceArg,
+    DropArg,
+    FeaturesArg,
+    FileArg,
+    JsonArg,
+    LabelArg,
+    QuietArg,
+    RootArg,
+    RunArg,
+    data_source,
+)
+from pyro_lvm.criticizing import ppc_run
+from pyro_lvm.errors import PyroLvmError
+from pyro_lvm.predictive import Replication
+from pyro_lvm.tables import predictive_table
+
+
+def ppc_command(
+    run: RunArg,
+    draws: Annotated[
+        int, typer.Option(help="Replicates; the p-value of a single number is never below 2 / (draws + 1).")
+    ] = 400,
+    statistics: Annotated[
+        str | None,
+        typer.Option(help="Names, separated by commas, or FILE.py:FUNCTION; else the usual ones."),
+    ] = None,
+    replication: Annotated[
+        str, typer.Option(help="mixed: replicates are new rows; posterior: the same rows, from their own latents.")
+    ] = "mixed",
+    rows: Annotated[
+        int | None, typer.Option("--rows", help="As many rows at random; else all, if not too many.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; else `ppc` in the run's.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Other rows; else the run's held-out ones, or all of its own.")
+    ] = None,
+    data_root: RootArg = None,
+    drop: DropArg = None,
+    label: LabelArg = None,
+    features: FeaturesArg = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of rows and of the draws.")] = 0,
+    pair: FileArg = None,
+    device: DeviceArg = "auto",
+    as_json: JsonArg = False,
+    quiet: QuietArg = False,
+) -> None:
+    """Compare statistics of rows with those of replicates that the model makes: a p-value and a verdict each.
+
+    Writes draws.nc, which ArviZ reads, and pictures.
+
+    Examples:
+
+    - `pyro-lvm ppc runs/ppca`
+
+    - `pyro-lvm ppc runs/vae --data test.npy --statistics kurtosis,spectrum,my.py:longest_run --draws 1000 --json`
+    """
+    if replication not in get_args(Replication):
+        raise PyroLvmError(f"--replication {replication}: expected one of {', '.join(get_args(Replication))}")
+    source = None if data is None else data_source(data, data_root, "none", drop, label, features)
+    found = ppc_run(
+        run,
+        source,
+        statistics=None if statistics is None else [name.strip() for name in statistics.split(",")],
+        num_draws=draws,
+        num_rows=rows,
+        replication=cast(Replication, replication),
+        out=out,
+        root=None if data is not None else data_root,
+        pair=pair,
+        device=device,
+        seed=seed,
+        progress=not (quiet or as_json),
+    )
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    elif not quiet:
+        looked_at = f"{found.check.num_rows:,} {found.rows} rows"
+        if found.check.num_rows < found.total_rows:
+            looked_at += f" at random of {found.total_rows:,}"
+        Console().print(predictive_table(found.check, looked_at))
+        print(f"saved in {found.written[0].parent}: {', '.join(path.name for path in found.written)}")
