@@ -6,7 +6,7 @@ INPUTS := pyproject.toml constraints.txt
 # With fewer threads than workers the tests fight for cores.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg
 
-.PHONY: install demo test test-slow notebooks notebooks-full docs lint bench clean
+.PHONY: install demo test test-slow notebooks notebooks-full docs lint bench bench-svi clean
 
 # The stamps make a rebuild happen only when what the environment is made from has changed.
 $(VENV)/.base: $(INPUTS)
@@ -50,6 +50,11 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/ppca_digits.py
+
+bench-svi: $(VENV)/.test
+	$(BIN)/python benchmarks/svi_speed.py --threads 1
+	$(BIN)/python benchmarks/svi_evidence.py
+	$(BIN)/python benchmarks/svi_costs.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -21,7 +21,7 @@ def pair() -> Pair:
 
 @pytest.fixture
 def found(pair: Pair) -> PredictiveCheck:
-    return check(pair, X, ("mean", "zeros", "spectrum", "feature-mean"), held_out=True, num_draws=30)
+    return check(pair, X, ("mean", "zeros", "spectrum", "feature-mean"), held_out=True, num_draws=200)
 
 
 def test_a_single_number(found: PredictiveCheck) -> None:
@@ -29,7 +29,7 @@ def test_a_single_number(found: PredictiveCheck) -> None:
     ax = plots.statistic_check(found["mean"])
     lines = [line.get_xdata()[0] for line in ax.get_lines()]
     assert lines == pytest.approx([float(found["mean"].observed[0])])
-    assert sum(patch.get_height() for patch in ax.patches) == 30
+    assert sum(patch.get_height() for patch in ax.patches) == 200
     assert len(plots.statistic_check(found["zeros"]).get_lines()) == 2
 
 
@@ -53,7 +53,7 @@ def test_all_in_one_figure(found: PredictiveCheck) -> None:
     figure = plots.statistic_checks(found)
     titles = [ax.get_title().split(":")[0] for ax in figure.axes]
     assert titles == ["mean", "zeros", "spectrum", "feature-mean"]
-    assert "40 held-out rows against 30 mixed replicates" in figure.get_suptitle()
+    assert "40 held-out rows against 200 mixed replicates" in figure.get_suptitle()
 
 
 def test_images_beside_replicates(pair: Pair) -> None:
