@@ -20,6 +20,8 @@ from pyro_lvm.errors import PyroLvmError
 _OWN = 1e4
 _WHOLE = 3e2
 _LOSS = 1e3
+# A gradient near 0 may be what is left of terms as large as the loss, as a scale's is at its best value.
+_TERMS = 30.0
 
 
 class Disagreement(PyroLvmError):
@@ -76,7 +78,8 @@ def verify_traced(
     scale = 1 + float(eager_loss.abs()) if torch.isfinite(eager_loss) else 1.0
     if not _close(loss, eager_loss, _LOSS * _rounding(loss, precision) * scale):
         raise Disagreement(f"the loss is {float(loss):.9g}, eager Pyro's {float(eager_loss):.9g}")
-    _compare("gradient", values[:num_gradients], gradients, precision)
+    units = [max(1.0, _largest(p)) for p in traced.trained]
+    _compare("gradient", values[:num_gradients], gradients, precision, terms=[_TERMS * scale / unit for unit in units])
     _compare("value in the parameter store", values[num_gradients:], eager_written, precision)
     _compare("running statistic", changed, eager_changed, precision)
 
@@ -133,11 +136,13 @@ def _compare(
     precision: torch.dtype | None,
     *,
     loose: bool = False,
+    terms: Sequence[float] | None = None,
 ) -> None:
     largest = max((_largest(t) for t in theirs), default=0.0)
     for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
         rounding = _rounding(other, precision) * (100 if loose else 1)
-        if not _close(one, other, rounding * (_OWN * _largest(other) + _WHOLE * largest)):
+        least = 0.0 if terms is None else terms[index]
+        if not _close(one, other, rounding * (_OWN * _largest(other) + _WHOLE * largest + least)):
             worst = _largest(one.double() - other.double())
             raise Disagreement(
                 f"{what} {index} of shape {tuple(other.shape)} differs by {worst:.3g} from eager Pyro's, whose largest "

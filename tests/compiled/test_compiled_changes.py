@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -256,6 +257,31 @@ def test_a_gradient_that_vanishes_but_for_rounding_agrees() -> None:
     for _ in range(5):
         svi.step(X)
     assert svi.explain().mode == "traced"
+
+
+@pytest.mark.parametrize(("share", "agrees"), [(1e-6, True), (1e-4, False)])
+def test_a_gradient_may_be_what_rounding_leaves_of_terms_as_large_as_the_loss(share: float, agrees: bool) -> None:
+    # Wrong: at the best noise scale, whose gradient is 0 but for rounding, a training goes on as eager Pyro; or a
+    # gradient that is wrong agrees.
+    rows = torch.randn(500, 784, generator=torch.Generator().manual_seed(0))
+    best = rows.double().square().mean().sqrt().float()
+
+    def wide(x: torch.Tensor) -> None:
+        noise = pyro.param("noise", lambda: best.clone(), constraint=constraints.positive)
+        with pyro.plate("data", 500, subsample=x):
+            pyro.sample("x", dist.Normal(0.0, noise).expand([784]).to_event(1), obs=x)
+
+    svi = EagerSVI(wide, lambda x: None, pyro.optim.Adam({"lr": 0.0}), Trace_ELBO())
+    loss = float(svi.step(rows))
+    traced = trace(svi.loss_and_grads, wide, svi.guide, (rows,), {})
+    output = traced.graph.graph.output_node()
+    (value, gradient) = output.args[0]
+    with traced.graph.graph.inserting_before(output):
+        moved = traced.graph.graph.call_function(torch.ops.aten.add.Tensor, (gradient, share * loss))
+    output.args = ([value, moved],)
+    traced.graph.recompile()
+    with nullcontext() if agrees else pytest.raises(Disagreement, match="gradient 0"):
+        verify_traced(traced, svi.loss_and_grads, wide, svi.guide, (rows,), {}, [rows], 5)
 
 
 def test_no_parameters_is_untraceable() -> None:
