@@ -1,6 +1,6 @@
 """Seconds until a pair is within 1e-3 nats a row of the exact maximum of the evidence: plain Pyro's steps and ours.
 
-    python benchmarks/svi_evidence.py [--seconds 120]
+    python benchmarks/svi_evidence.py [--seconds 120] [--rows TEXT ...]
 
 The same ``fit`` with the same seed, its budget doubled until the gap is small enough; what counts is the shortest
 budget that does, with all that comes with it: tracing, comparing, compiling.
@@ -53,12 +53,15 @@ ROWS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120.0, help="longest training to try (default: 120)")
+    parser.add_argument("--rows", nargs="*", help="pairs whose names contain one of these texts; else all")
     options = parser.parse_args()
     torch.set_num_threads(1)
     table = Table(title=f"seconds to within {TARGET:g} nats a row of the exact maximum")
     for heading in ("pair", "steps", "gap", "plain Pyro", "ours", "ratio"):
         table.add_column(heading, justify="left" if heading == "pair" else "right")
     for name, (make_rows, make_pair, batch_size) in ROWS.items():
+        if options.rows and not any(text in name for text in options.rows):
+            continue
         x = make_rows()
         steps, gap, seconds = 250, float("inf"), 0.0
         while gap > TARGET and seconds < options.seconds:
