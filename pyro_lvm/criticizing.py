@@ -16,9 +16,10 @@ from torch import Tensor
 from pyro_lvm import plots
 from pyro_lvm.data.writing import replacing
 from pyro_lvm.errors import DataError
+from pyro_lvm.pair import acceptable
 from pyro_lvm.plots.files import write_figures
 from pyro_lvm.predictive import PredictiveCheck, Replication, check, posterior_predictive, to_arviz
-from pyro_lvm.reading import LoadedRun, digest, load_run
+from pyro_lvm.reading import LoadedRun, digest, load_run, some_rows
 from pyro_lvm.seeding import derived_seed
 from pyro_lvm.source import DataSource
 
@@ -64,7 +65,7 @@ class RunCheck:
 
 
 def ppc_run(
-    run: str | Path,
+    run: str | Path | LoadedRun,
     source: DataSource | None = None,
     *,
     statistics: Sequence[str] | None = None,
@@ -103,7 +104,7 @@ def ppc_run(
     if num_rows is not None and num_rows < 2:
         raise DataError(f"rows={num_rows}: expected a whole number from 2 up")
     loaded = load_run(run, source, root=root, pair=pair, device=device)
-    folder = Path(run) / "ppc" if out is None else Path(out)
+    folder = Path(loaded.name) / "ppc" if out is None else Path(out)
     # Before the work, not after it.
     write_figures(folder, {})
     which, rows = loaded.judged()
@@ -111,7 +112,7 @@ def ppc_run(
     if num_rows is None:
         num_rows = min(_MOST_ROWS, max(_LEAST_ROWS, _ENTRIES // rows.shape[1]))
     random = np.random.default_rng(derived_seed(seed))
-    rows = _some(rows, num_rows, random)
+    rows = some_rows(rows, num_rows, random)
     x = loaded.scaling.transform(rows)
     trained_on = source is not None and digest(loaded.dataset.rows) == loaded.artifact.config["data"]["sha256"]
     found = check(
@@ -154,7 +155,7 @@ def _drawn(
 ) -> Any:
     """What ArviZ is given: fewer draws, and of wide rows a part."""
     draws = min(num_draws, _ARVIZ_DRAWS)
-    rows = _some(_accepted(loaded, x), max(2, _ARVIZ_ENTRIES // (draws * x.shape[1])), random)
+    rows = some_rows(_accepted(loaded, x), max(2, _ARVIZ_ENTRIES // (draws * x.shape[1])), random)
     return to_arviz(
         loaded.pair,
         rows,
@@ -189,14 +190,5 @@ def _replicates(loaded: LoadedRun, x: Tensor, seed: int) -> Figure | None:
 
 def _accepted(loaded: LoadedRun, x: Tensor) -> Tensor:
     """The rows that the guide can take."""
-    if getattr(loaded.pair.guide, "accepts_missing", True):
-        return x
-    complete = x[~x.isnan().any(1)]
-    return complete if len(complete) else x
-
-
-def _some(rows: Tensor, count: int, random: np.random.Generator) -> Tensor:
-    if count >= len(rows):
-        return rows
-    # Never the first ones: rows often stand sorted by class.
-    return rows[torch.from_numpy(np.sort(random.choice(len(rows), count, replace=False)))]
+    accepted = x[acceptable(loaded.pair, x)]
+    return accepted if len(accepted) else x

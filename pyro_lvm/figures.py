@@ -16,7 +16,7 @@ from pyro_lvm import plots
 from pyro_lvm.errors import DataError
 from pyro_lvm.grading import Grade
 from pyro_lvm.history import History
-from pyro_lvm.pair import Decodes, Encodes, Pair
+from pyro_lvm.pair import Decodes, Encodes, Pair, acceptable
 from pyro_lvm.plots.files import write_figures
 
 # A map of more points is a blot, and a scatter no surer.
@@ -109,9 +109,7 @@ class _Drawn:
     def __init__(self, pair: Pair, rows: Tensor, labels: Any) -> None:
         self.pair = pair
         self.num_rows = len(rows)
-        chosen = np.arange(len(rows))
-        if getattr(pair.guide, "accepts_missing", True) is False and rows.is_floating_point():
-            chosen = chosen[~torch.isnan(_flat(rows)).any(1).cpu().numpy()]
+        chosen = acceptable(pair, rows).cpu().numpy().nonzero()[0]
         if len(chosen) > _MAX_ROWS:
             chosen = np.sort(np.random.default_rng(0).choice(chosen, _MAX_ROWS, replace=False))
         self.rows = rows[torch.from_numpy(chosen).to(rows.device)].detach()

@@ -18,6 +18,7 @@ from pyro_lvm.data.writing import check_new_file, replacing, write_table
 from pyro_lvm.errors import DataError, PairError
 from pyro_lvm.latent import LatentSpace
 from pyro_lvm.latent_figures import LatentFigures
+from pyro_lvm.pair import acceptable
 from pyro_lvm.plots.files import DPI
 from pyro_lvm.predictive import Replication, posterior_predictive
 from pyro_lvm.reading import LoadedRun, load_run
@@ -83,8 +84,7 @@ def sample_run(
         drawn = space.decode(z)
     else:
         usable = torch.arange(len(scaled)) if near is None else near
-        if getattr(loaded.pair.guide, "accepts_missing", True) is False:
-            usable = usable[~scaled[usable].isnan().any(1)]
+        usable = usable[acceptable(loaded.pair, scaled[usable])]
         if len(usable) == 0:
             raise PairError(
                 f"every row that was chosen has missing entries, which the guide {type(loaded.pair.guide).__name__} "

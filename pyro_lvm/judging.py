@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pyro_lvm import evidence
@@ -15,8 +14,8 @@ from pyro_lvm.errors import DataError
 from pyro_lvm.evidence import Estimate, Gap, Sandwich, Terms
 from pyro_lvm.latent import LatentSpace, Neighbourhoods, neighbourhoods
 from pyro_lvm.latent_figures import LatentFigures
-from pyro_lvm.pair import HasLogEvidence, refuse_holes
-from pyro_lvm.reading import load_run
+from pyro_lvm.pair import HasLogEvidence, acceptable, refuse_holes
+from pyro_lvm.reading import LoadedRun, load_run, some_rows
 from pyro_lvm.source import DataSource
 
 # Rows that annealing looks at where nobody says how many: minutes, for a small network.
@@ -59,7 +58,7 @@ class RunEvidence:
 
 
 def evidence_run(
-    run: str | Path,
+    run: str | Path | LoadedRun,
     source: DataSource | None = None,
     *,
     k: int = 5000,
@@ -197,10 +196,7 @@ def gap_run(
 
 def _chosen(rows: Tensor, num_rows: int | None, seed: int) -> Tensor:
     """So many rows at random, in order; all for None."""
-    if num_rows is None or num_rows >= len(rows):
-        return rows
-    # Never the first ones: rows often stand sorted by class.
-    return rows[torch.from_numpy(np.sort(np.random.default_rng(seed).choice(len(rows), num_rows, replace=False)))]
+    return rows if num_rows is None else some_rows(rows, num_rows, np.random.default_rng(seed))
 
 
 @dataclass(frozen=True)
@@ -228,7 +224,7 @@ class RunLatent:
 
 
 def latent_run(
-    run: str | Path,
+    run: str | Path | LoadedRun,
     out: str | Path,
     *,
     site: str | None = None,
@@ -258,9 +254,8 @@ def latent_run(
     """
     loaded = load_run(run, root=root, pair=pair, device=device)
     dataset, rows, labels = loaded.dataset, loaded.dataset.rows, loaded.dataset.labels
-    if getattr(loaded.pair.guide, "accepts_missing", True) is False:
-        complete = ~rows.isnan().any(1)
-        rows, labels = rows[complete], None if labels is None else labels[complete]
+    accepted = acceptable(loaded.pair, rows)
+    rows, labels = rows[accepted], None if labels is None else labels[accepted]
     scaled = loaded.scaling.transform(rows)
     space = LatentSpace(loaded.pair, scaled, site=site)
     terms = evidence.elbo_terms(loaded.pair, scaled, 1, num_rows=loaded.num_training_rows, seed=seed)

@@ -363,6 +363,13 @@ def _is_started(half: Half) -> bool:
     return isinstance(started, Tensor) and bool(started)
 
 
+def acceptable(pair: Pair, rows: Tensor) -> Tensor:
+    """Which rows the guide can take: all, or those that lack nothing where it says so, shape (rows,)."""
+    if not rows.is_floating_point() or getattr(pair.guide, "accepts_missing", True):
+        return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    return ~rows.reshape(len(rows), -1).isnan().any(1)
+
+
 def refuse_holes(pair: Pair, rows: Tensor | None) -> None:
     """Refuse rows with missing entries for a guide that says it can't take them.
 

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from pyro_lvm import artifact, catalogue, data
@@ -84,7 +86,7 @@ class LoadedRun:
 
 
 def load_run(
-    run: str | Path,
+    run: str | Path | LoadedRun,
     source: DataSource | None = None,
     *,
     root: str | None = None,
@@ -94,7 +96,7 @@ def load_run(
     """Read a run with its own rows, or with others.
 
     Args:
-        run: The folder.
+        run: The folder; or a run that is read already, which is given back, with the other rows if there are any.
         source: Other rows; None for the run's own.
         root: Another folder of the run's own named data set.
         pair: The pair's file, ``FILE.py:MODEL,GUIDE``, where it was defined in one.
@@ -104,6 +106,8 @@ def load_run(
         PyroLvmError: The run or the rows can't be read, the rows have other features, or the run's own rows are no
             longer what it was trained on.
     """
+    if isinstance(run, LoadedRun):
+        return run if source is None else replace(run, dataset=run.others(source), given=True)
     saved, own, scaling = read_run(run, pair=pair)
     own = own if root is None else replace(own, root=root)
     dataset = load_own(run, saved, own) if source is None else _others(str(run), saved, own, source)
@@ -133,6 +137,14 @@ def load_own(run: str | Path, saved: Artifact, source: DataSource) -> data.Datas
             f"trained on, {tuple(recorded['shape'])}: restore it, or point --data-root at the folder that holds it"
         )
     return dataset
+
+
+def some_rows(rows: Tensor, count: int, random: np.random.Generator) -> Tensor:
+    """So many rows at random, in their order; all where there are no more."""
+    if count >= len(rows):
+        return rows
+    # Never the first ones: rows often stand sorted by class.
+    return rows[torch.from_numpy(np.sort(random.choice(len(rows), count, replace=False)))]
 
 
 def read_run(run: str | Path, *, pair: str | None = None) -> tuple[Artifact, DataSource, data.Scaling]:

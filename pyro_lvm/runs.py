@@ -21,8 +21,8 @@ from pyro_lvm.estimating import EM_OPTIONS, fit_by_estimator
 from pyro_lvm.fitting import FitResult, default_validation, fit, hold_out
 from pyro_lvm.grading import Grade, grade
 from pyro_lvm.history import History
-from pyro_lvm.pair import Pair
-from pyro_lvm.reading import digest, load_run, read_run
+from pyro_lvm.pair import Pair, acceptable
+from pyro_lvm.reading import LoadedRun, digest, load_run, read_run
 from pyro_lvm.source import DataSource
 from pyro_lvm.tempering import TemperedELBO
 
@@ -168,7 +168,7 @@ def fit_run(
 
 
 def evaluate_run(
-    run: str | Path,
+    run: str | Path | LoadedRun,
     source: DataSource | None = None,
     *,
     root: str | None = None,
@@ -263,15 +263,13 @@ def _grades(
 
 def _gradable(pair: Pair, rows: Tensor) -> Tensor:
     """The rows that the guide can take: EM needs none, so that one for complete rows may go with rows that are not."""
-    if getattr(pair.guide, "accepts_missing", True):
-        return rows
-    complete = rows[~rows.isnan().any(1)]
-    if len(complete) == 0:
+    accepted = rows[acceptable(pair, rows)]
+    if len(rows) and not len(accepted):
         raise PairError(
             f"all {len(rows)} rows have missing entries, which the guide {type(pair.guide).__name__} cannot take: none "
             "is left to grade it on; use a guide that accepts missing entries"
         )
-    return complete
+    return accepted
 
 
 def _unscale_history(history: History, rows: Tensor, scaling: data.Scaling) -> None:

@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from pyro_lvm.errors import DataError, PairError
 from pyro_lvm.marginals import marginals
 from pyro_lvm.mixture_posterior import MixturePosterior
-from pyro_lvm.pair import Decodes, Encodes, Pair, refuse_holes
+from pyro_lvm.pair import Decodes, Encodes, Pair, acceptable, refuse_holes
 from pyro_lvm.plate import feeding
 from pyro_lvm.seeding import seeded
 
@@ -53,9 +53,9 @@ class LatentSpace:
             raise DataError("there are no rows: expected one at least")
         self.pair = pair
         self.rows = rows
-        complete = rows if getattr(pair.guide, "accepts_missing", True) else _complete(rows)
+        accepted = rows[acceptable(pair, rows)]
         # Something that the guide can take, for runs that are about the latent alone.
-        self._probe = (complete if len(complete) else rows)[:_PROBE_ROWS].to(pair.device)
+        self._probe = (accepted if len(accepted) else rows)[:_PROBE_ROWS].to(pair.device)
         refuse_holes(pair, self._probe)
         self.site = self._choose(site)
         with self._quiet(0):
@@ -320,10 +320,6 @@ class LatentSpace:
         """As it is used, not trained; the caller's random state and traces know nothing of it."""
         with self.pair.evaluating(), seeded(seed), feeding(None), poutine.block():
             yield
-
-
-def _complete(rows: Tensor) -> Tensor:
-    return rows[~rows.reshape(len(rows), -1).isnan().any(1)] if rows.is_floating_point() else rows
 
 
 def _sizes(count: int, block: int) -> Iterator[int]:

@@ -17,6 +17,7 @@ from pyro_lvm.evidence import Terms
 from pyro_lvm.figures import save_figures
 from pyro_lvm.judging import RunEvidence, RunLatent, evidence_run, latent_run
 from pyro_lvm.progress import Reporter
+from pyro_lvm.reading import LoadedRun, load_run
 from pyro_lvm.reporting.page import Figure, Finding, Page, Section
 from pyro_lvm.runs import Run, evaluate_run
 from pyro_lvm.tables import evidence_table, grade_table, neighbourhoods_table, predictive_table
@@ -82,17 +83,17 @@ def report_run(
         PyroLvmError: Anything given is unusable; what was there before is as it was.
     """
     path = Path(run) / REPORT if out is None else Path(out)
-    reading: dict[str, Any] = {"root": root, "pair": pair, "device": device}
     with Reporter("report", enabled=progress) as reporter, tempfile.TemporaryDirectory() as folder:
-        graded = evaluate_run(run, **reading)
+        loaded = load_run(run, root=root, pair=pair, device=device)
+        graded = evaluate_run(loaded)
         # Not before the run was found: a report makes no folder of its own.
         check_new_file(path, force=force or out is None)
         reporter.update(1, 5, "graded")
-        evidence = _estimated(run, seed, reading)
+        evidence = _estimated(loaded, seed)
         reporter.update(2, 5, "evidence")
-        latent = _latent(run, Path(folder) / "latent", seed, reading)
+        latent = _latent(loaded, Path(folder) / "latent", seed)
         reporter.update(3, 5, "latent space")
-        checked = _checked(run, Path(folder) / "ppc", seed, reading)
+        checked = _checked(loaded, Path(folder) / "ppc", seed)
         reporter.update(4, 5, "predictive checks")
         page = Page(_title(graded), _subtitle(graded))
         page.findings = _findings(graded, evidence, checked)
@@ -291,9 +292,9 @@ def _training(run: Run, folder: Path) -> Section:
     )
 
 
-def _estimated(run: str | Path, seed: int, reading: dict[str, Any]) -> RunEvidence | None:
+def _estimated(run: LoadedRun, seed: int) -> RunEvidence | None:
     try:
-        return evidence_run(run, k=_PARTICLES, num_rows=_ROWS, seed=seed, progress=False, **reading)
+        return evidence_run(run, k=_PARTICLES, num_rows=_ROWS, seed=seed, progress=False)
     except PairError:
         # A run by EM may have a guide that can't take the holes of its rows.
         return None
@@ -310,9 +311,9 @@ def _evidence(evidence: RunEvidence) -> Section:
     )
 
 
-def _latent(run: str | Path, folder: Path, seed: int, reading: dict[str, Any]) -> RunLatent | None:
+def _latent(run: LoadedRun, folder: Path, seed: int) -> RunLatent | None:
     try:
-        return latent_run(run, folder, seed=seed, **reading)
+        return latent_run(run, folder, seed=seed)
     except PairError:
         # No latent space to look at: none that is continuous and a row's own, or several.
         return None
@@ -330,9 +331,9 @@ def _latent_space(latent: RunLatent) -> Section:
     )
 
 
-def _checked(run: str | Path, folder: Path, seed: int, reading: dict[str, Any]) -> RunCheck | None:
+def _checked(run: LoadedRun, folder: Path, seed: int) -> RunCheck | None:
     try:
-        return ppc_run(run, num_draws=_REPLICATES, out=folder, seed=seed, progress=False, **reading)
+        return ppc_run(run, num_draws=_REPLICATES, out=folder, seed=seed, progress=False)
     except PairError:
         # Its rows can't be replicated.
         return None
