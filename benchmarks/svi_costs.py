@@ -69,7 +69,8 @@ def first(rows: list[str], columns: list[str], threads: int) -> None:
                 caches["again, with the cache"] = caches[""]
             for label, cache in caches.items():
                 command = [sys.executable, __file__, "--alone", row, column, "--threads", str(threads)]
-                environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+                # Inductor keeps precompiled headers in the temporary folder, whatever its cache is.
+                environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "TMPDIR": cache}
                 done = subprocess.run(command, capture_output=True, text=True, env=environment)
                 lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
                 if not lines:

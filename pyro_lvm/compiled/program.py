@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +26,10 @@ Step = Callable[..., Sequence[Tensor]]
 
 class Uncompilable(PyroLvmError):
     """A traced step can't be compiled; the message says why."""
+
+
+class DamagedCache(Uncompilable):
+    """Inductor's cache holds half a file, as a compiler leaves it that was interrupted."""
 
 
 def lasting_inputs(traced: Traced, binding: Binding, average: PolynomialAverage | None) -> list[Tensor]:
@@ -121,33 +128,81 @@ _OPTIONS = {
     "cpp.vec_isa_ok": True,
     # Whoever calls has looked at shapes and strides already.
     "size_asserts": False,
+    # Precompiling the header of kernels takes longer than reading it once, and they are compiled together.
+    "cpp_cache_precompile_headers": False,
 }
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    # Lowering makes millions of objects that last until it is done: looking for cycles among them takes half a second.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _kernels_together() -> AbstractContextManager[Callable[[], None]]:
+    try:
+        from pyro_lvm.compiled.kernels import compiled_together
+    except ImportError:  # a PyTorch whose Inductor is otherwise goes its own way
+        return nullcontext(lambda: None)
+    return compiled_together()
+
+
+def _damaged_file(error: Exception) -> Path | None:
+    """The library in Inductor's cache that can't be loaded, if that is what failed."""
+    cause = getattr(error, "inner_exception", error)
+    if not isinstance(cause, ImportError) or cause.path is None:
+        return None
+    with suppress(ImportError):
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        path = Path(cause.path)
+        if path.suffix == ".so" and path.is_relative_to(cache_dir()):
+            return path
+    return None
 
 
 def compile_step(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Step:
     """Compile a whole step by Inductor.
 
     Raises:
+        DamagedCache: A file of Inductor's cache can't be loaded; it has been removed.
         Uncompilable: There is no C++ compiler on the machine, or Inductor fails.
     """
     innermost: list[Callable[[list[Tensor]], Sequence[Tensor]]] = []
     try:
-        from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+        from torch._inductor import config
 
-        def compile_inner(flat: fx.GraphModule, examples: Sequence[Any], **options: Any) -> Any:
-            compiled = compile_fx_inner(flat, examples, **options)
-            (results,) = flat.graph.output_node().args
-            if len(examples) == len(inputs) and len(results) == 1:  # type: ignore[arg-type]
-                innermost.append(compiled)
-            return compiled
-
-        # Inductor's cache wants to know that no shape is left open.
-        shapes = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
-        with torch.no_grad(), tracing(TracingContext(shapes)), warnings.catch_warnings():
+        options = {name: value for name, value in _OPTIONS.items() if hasattr(config, name)}
+        with config.patch(options), _uncollected(), _kernels_together() as known, warnings.catch_warnings():
             # Of PyTorch's own code, to PyTorch's own authors.
             warnings.simplefilter("ignore", FutureWarning)
-            compiled: Any = compile_fx(graph, list(inputs), inner_compile=compile_inner, config_patches=dict(_OPTIONS))
+            from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+
+            def compile_inner(flat: fx.GraphModule, examples: Sequence[Any], **settings: Any) -> Any:
+                known()
+                compiled = compile_fx_inner(flat, examples, **settings)
+                (results,) = flat.graph.output_node().args
+                if len(examples) == len(inputs) and len(results) == 1:  # type: ignore[arg-type]
+                    innermost.append(compiled)
+                return compiled
+
+            # No shape is left open: the symbols of open ones have other names in a second compilation, which then finds
+            # nothing in Inductor's cache.
+            shapes = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
+            examples = [shapes.from_tensor(t, static_shapes=True) for t in inputs]
+            with torch.no_grad(), tracing(TracingContext(shapes)):
+                compiled: Any = compile_fx(graph, examples, inner_compile=compile_inner)
     except Exception as error:
+        damaged = _damaged_file(error)
+        if damaged is not None:
+            damaged.unlink(missing_ok=True)
+            raise DamagedCache(f"Inductor's cache held a damaged file, {damaged}, which was removed") from error
         text = " ".join(str(error).split())
         raise Uncompilable(f"Inductor failed ({type(error).__name__}: {text[:200]})") from error
     if len(innermost) != 1 or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):

@@ -21,7 +21,7 @@ from pyro_lvm.compiled.entry import Entry, key_of
 from pyro_lvm.compiled.optimizers import Binding, OptimizerOutside
 from pyro_lvm.compiled.policy import break_even, should_compile, should_trace
 from pyro_lvm.compiled.preserving import preserved
-from pyro_lvm.compiled.program import Uncompilable, compile_step, refuse_shared_memory, write_step
+from pyro_lvm.compiled.program import DamagedCache, Uncompilable, compile_step, refuse_shared_memory, write_step
 from pyro_lvm.compiled.report import Report
 from pyro_lvm.compiled.tracing import trace
 from pyro_lvm.compiled.verification import Disagreement, verify_compiled, verify_traced
@@ -335,7 +335,11 @@ class SVI(svi.SVI):
             refuse_shared_memory(entry.traced, entry.lasting, batch)
             graph = write_step(entry.traced, binding.plan, binding.slots, self.average)
             with preserved():
-                compiled = compile_step(graph, [*entry.lasting, *batch])
+                try:
+                    compiled = compile_step(graph, [*entry.lasting, *batch])
+                except DamagedCache as error:
+                    self._report.reasons.append(f"compiled again: {error}")
+                    compiled = compile_step(graph, [*entry.lasting, *batch])
                 num_parameters = len(entry.traced.trained)
                 num_momenta = sum(map(len, binding.slots))
                 momenta = slice(num_parameters, num_parameters + num_momenta)
