@@ -19,7 +19,10 @@ from pyro_lvm.modules import PairModule
 from pyro_lvm.plate import data_plate, observed_entries
 
 Estimator = Literal["enumerate", "score", "baseline"]
-_ELBOS: dict[str, type[ELBO]] = {"enumerate": TraceEnum_ELBO, "score": Trace_ELBO, "baseline": TraceGraph_ELBO}
+# Draws a row and step where the component is drawn. One that is seldom drawn moves its parameters by rare, large
+# gradients, which Adam, dividing by their size, counts for less than the many small ones against them; with one draw
+# that kept q(t | x) off the posterior in rounds of any length.
+_DRAWS = 4
 
 Assignment = Literal["quadratic", "network"]
 _HIDDEN = 64
@@ -46,7 +49,8 @@ class MixtureOfExperts(PairModule):
         latent_dim: Number of latent coordinates d of each component.
         num_components: Number of components K.
         estimator: Where the gradient for q(t | x) comes from: ``"enumerate"`` sums over components; ``"score"`` draws
-            one and uses the score function; ``"baseline"`` subtracts from that the guide's own estimate of log p(x).
+            them, four a row and step, and uses the score function; ``"baseline"`` subtracts from that the guide's own
+            estimate of log p(x).
         assignment: The form of q(t | x), ``"quadratic"`` or ``"network"``.
 
     Raises:
@@ -97,22 +101,29 @@ class MixtureOfExperts(PairModule):
             self.baseline_shift = nn.Parameter(torch.zeros(()))
 
     @property
-    def elbo(self) -> type[ELBO]:
+    def elbo(self) -> ELBO | type[ELBO]:
         """The ELBO that this guide's gradient estimator is in Pyro."""
-        return _ELBOS[self.estimator]
+        if self.estimator == "enumerate":
+            return TraceEnum_ELBO
+        drawing = Trace_ELBO if self.estimator == "score" else TraceGraph_ELBO
+        return drawing(num_particles=_DRAWS, vectorize_particles=True, max_plate_nesting=1)
 
     def forward(self, x: Tensor) -> None:
         """The joint posterior of component and latents of a batch of rows, shape (rows, D), NaN where missing."""
         logits, loc, scale_tril, evidence = self._infer(x)
         infer: Any = {}
+        baseline: dict[str, Tensor] = {}
         if self.estimator == "enumerate":
             infer["enumerate"] = "parallel"
         elif self.estimator == "baseline":
-            # What it is taken from is the ELBO times the plate's scale, under `fit` 1 / B.
-            value = (self.baseline_gain * evidence.detach() + self.baseline_shift) / len(x)
-            infer["baseline"] = {"baseline_value": value}
+            infer["baseline"] = baseline
         with data_plate(x):
             t = pyro.sample("t", pyro.distributions.Categorical(logits=logits), infer=infer)
+            if self.estimator == "baseline":
+                # What it is taken from is the ELBO times the plate's scale, under `fit` 1 / B; of its shape, which the
+                # number of draws decides.
+                value = (self.baseline_gain * evidence.detach() + self.baseline_shift) / len(x)
+                baseline["baseline_value"] = value.expand(t.shape)
             row = torch.arange(len(x), device=x.device)
             chosen = Vindex(loc)[row, t], Vindex(scale_tril.expand(len(x), -1, -1, -1))[row, t]
             pyro.sample("z", pyro.distributions.MultivariateNormal(chosen[0], scale_tril=chosen[1]))

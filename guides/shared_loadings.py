@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyro
+import scipy.stats
 import torch
 from pyro.distributions import Gamma, MultivariateNormal, Normal
 from pyro.nn import PyroParam
@@ -15,6 +16,9 @@ from pyro_lvm.errors import PairError
 from pyro_lvm.gaussian_product import gaussian_product
 from pyro_lvm.modules import PairModule, feature_units, principal_start
 from pyro_lvm.plate import data_plate, observed_entries
+
+# Of keeping any column that is zero.
+_CHANCE = 0.05
 
 
 class SharedLoadings(PairModule):
@@ -96,8 +100,14 @@ class SharedLoadings(PairModule):
 
     @property
     def kept(self) -> Tensor:
-        """Which columns the data bear out, (d,): more of their mean square is their mean's than is uncertainty."""
-        return self.loc.square().sum(0) > self.scale.square().sum(0)
+        """Which columns the data bear out, (d,): their means are further from zero than uncertainty would put them.
+
+        Where a column is zero, its means in units of their uncertainty have squares that sum to about a chi-square of D
+        degrees of freedom; one of all d columns would exceed what is asked here with probability 0.05.
+        """
+        data_dim, latent_dim = self.loc.shape
+        chance = float(scipy.stats.chi2.isf(_CHANCE / latent_dim, data_dim))
+        return (self.loc / self.scale).square().sum(0) > chance
 
     def shared_means(self) -> dict[str, Tensor]:
         """Posterior means of what all rows share: W (D, d), alpha (d,)."""

@@ -37,7 +37,7 @@ _LEAST_RATIO = 0.25
 # second number: the comparison has to be surer than the tolerance.
 _MAX_JUDGED_ROWS = 10_000
 _JUDGED_ENTRIES = 2_000_000
-_JUDGED_DRAWS = (4, 16)
+_JUDGED_DRAWS = (4, 64)
 # The learning rate falls to this part of its start; what is left of the gradient's noise then is below what counts.
 _FINAL_LR = 1e-3
 _RECORDS_PER_SCHEDULE = 100
@@ -113,6 +113,7 @@ class Trainer:
         callbacks: Sequence[Callback],
         after_step: Callable[[Trainer], None],
         compile: bool | Literal["auto"] = "auto",
+        schedules: int = 1,
     ) -> None:
         self.pair = pair
         self.batches = batches
@@ -125,6 +126,8 @@ class Trainer:
         self.callbacks = callbacks
         self.after_step = after_step
         self.compile = compile
+        # Budgets that will follow each other, all by the same steps.
+        self.schedules = schedules
         self.history = History()
         self.step = 0
         self.average: PolynomialAverage | None = None
@@ -171,14 +174,14 @@ class Trainer:
                 self._restore(self.best_state)
                 if self.validation is not None:
                     return "early stopping"
+                # What the rounds before it have gained still tells what the next will: the last gain stands.
                 self.lr /= 3
-                self.last_gain = math.inf
             else:
                 expected = gain * max(_LEAST_RATIO, min(1.0, gain / self.last_gain))
                 if self.last_gain < math.inf and expected < max(tolerance, error):
                     return "converged"
                 self.best_state, self.best, self.last_gain = self._snapshot(), after, max(gain, tolerance)
-            self.length *= 2
+                self.length *= 2
         return "not converged"
 
     def run_schedule(self, steps: int, reporter: Reporter, *, early_stopping: bool = True) -> str:
@@ -260,7 +263,7 @@ class Trainer:
         # The same steps, on the momenta and averages of this schedule.
         self.svi.optim, self.svi.average = self.optim, self.average
         # What is planned depends on the schedule alone, never on where in it a training was taken up again.
-        self.svi.planned_steps = s.steps if s.bounded else max(s.steps, 3 * _FIRST_ROUND)
+        self.svi.planned_steps = s.steps * self.schedules if s.bounded else max(s.steps, 3 * _FIRST_ROUND)
         return self.svi
 
     def _validating(self, s: _Schedule) -> AbstractContextManager[None]:
