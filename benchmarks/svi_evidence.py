@@ -54,7 +54,7 @@ ROWS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120.0, help="longest training to try (default: 120)")
-    parser.add_argument("--plain", type=int, default=4000, help="longest training by plain Pyro to time (default: 4000)")
+    parser.add_argument("--plain", type=int, default=4000, help="steps of plain Pyro to time at most (default: 4000)")
     parser.add_argument("--rows", nargs="*", help="pairs whose names contain one of these texts; else all")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,21 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_lvm import plots
+from pyro_lvm import em, plots
 from pyro_lvm.data.writing import replacing
 from pyro_lvm.errors import DataError
-from pyro_lvm.pair import acceptable
+from pyro_lvm.pair import HasEstimator, acceptable
 from pyro_lvm.plots.files import write_figures
 from pyro_lvm.predictive import PredictiveCheck, Replication, check, posterior_predictive, to_arviz
-from pyro_lvm.reading import LoadedRun, digest, load_run, some_rows
-from pyro_lvm.seeding import derived_seed
+from pyro_lvm.reading import LoadedRun, load_own, load_run
+from pyro_lvm.seeding import derived_seed, some_rows
 from pyro_lvm.source import DataSource
 
 # Entries of a table that is checked where nobody says how many rows, and its rows at least and at most: in some tens of
 # seconds, more rows would only find smaller faults.
 _ENTRIES, _LEAST_ROWS, _MOST_ROWS = 2**19, 1000, 10_000
+# Entries that a refit may draw where nobody asks for refits: a few seconds for all of them.
+_REFITTED_ENTRIES = 2**19
 # Draws that are handed to ArviZ, and their entries: 64 MiB a group.
 _ARVIZ_DRAWS, _ARVIZ_ENTRIES = 100, 2**24
 _IMAGES, _REPLICATES = 6, 7
@@ -36,7 +38,7 @@ class RunCheck:
     """What predictive checks of a run found.
 
     Attributes:
-        rows: Which rows: ``"training"``, ``"held-out"`` or ``"given"``.
+        rows: Which rows: ``"training"`` or ``"held-out"``, as others that are given are too.
         total_rows: How many there are, of which ``check.num_rows`` were looked at.
         check: The statistics.
         pareto_k: Of the rows that were handed to ArviZ, shape (rows,); None where rows share latents.
@@ -72,6 +74,8 @@ def ppc_run(
     num_draws: int = 400,
     num_rows: int | None = None,
     replication: Replication = "mixed",
+    refits: int | None = None,
+    refit_steps: int = 1000,
     out: str | Path | None = None,
     root: str | None = None,
     pair: str | None = None,
@@ -88,6 +92,9 @@ def ppc_run(
         num_draws: Replicates.
         num_rows: As many rows at random; None for all, of large data for as many as take some tens of seconds.
         replication: Where the replicates' latents come from; see :func:`pyro_lvm.predictive.check`.
+        refits: Fits that the replicates are spread over, 0 for none; None for the usual ones on the run's held-out rows
+            where they take a few seconds: PPCA and factor analysis of complete rows, not too many.
+        refit_steps: Steps of a refit where the model has no estimator.
         out: Folder for what is written; None for ``ppc`` in the run's.
         root: Folder of the run's own named data set.
         pair: The pair's file, ``FILE.py:MODEL,GUIDE``, where it was defined in one.
@@ -108,20 +115,31 @@ def ppc_run(
     # Before the work, not after it.
     write_figures(folder, {})
     which, rows = loaded.judged()
+    own = loaded.given_its_own
+    held_out = which != "training"
     total = len(rows)
     if num_rows is None:
         num_rows = min(_MOST_ROWS, max(_LEAST_ROWS, _ENTRIES // rows.shape[1]))
     random = np.random.default_rng(derived_seed(seed))
     rows = some_rows(rows, num_rows, random)
     x = loaded.scaling.transform(rows)
-    trained_on = source is not None and digest(loaded.dataset.rows) == loaded.artifact.config["data"]["sha256"]
+    if refits and not held_out and (own or len(rows) < total):
+        raise DataError(
+            f"refits={refits} on a part of the rows of the training: expected all {total:,} of them (--rows), without "
+            "--data, since a refit is to rows like all of them"
+        )
+    wanted = 0 if refits is None and replication != "mixed" else refits
+    trained_on = _trained_on(loaded, x, wanted) if held_out else None
     found = check(
         loaded.pair,
         x,
         statistics,
-        held_out=which != "training" and not trained_on,
+        held_out=held_out,
         num_draws=num_draws,
         replication=replication,
+        trained_on=trained_on,
+        refits=refits or None,
+        refit_steps=refit_steps,
         in_units=loaded.scaling.inverse,
         feature_names=loaded.dataset.feature_names,
         seed=seed,
@@ -148,6 +166,20 @@ def ppc_run(
         log_weights = torch.from_numpy(drawn["sample_stats"]["log_weight"].values)[0]
         share = (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp() / len(log_weights)
     return RunCheck(which, total, found, k, share, [folder / "draws.nc", *written])
+
+
+def _trained_on(loaded: LoadedRun, x: Tensor, refits: int | None) -> Tensor | None:
+    """The run's own rows to refit on, as its pair sees them; None where there are to be no refits."""
+    if refits == 0 or (refits is None and (loaded.given or not isinstance(loaded.pair.model, HasEstimator))):
+        return None
+    own = loaded
+    if loaded.given:
+        own = replace(loaded, dataset=load_own(loaded.name, loaded.artifact, loaded.source), given=False)
+    rows = own.scaling.transform(own.parts()[0])
+    if refits is None:
+        quick = isinstance(loaded.pair.model.to_estimator(), (em.PPCA, em.FactorAnalysis)) and not rows.isnan().any()
+        return rows if quick and rows.numel() + 100 * x.numel() <= _REFITTED_ENTRIES else None
+    return rows
 
 
 def _drawn(

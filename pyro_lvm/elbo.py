@@ -14,12 +14,13 @@ from torch import Tensor
 from pyro_lvm.errors import PairError
 from pyro_lvm.pair import Pair
 from pyro_lvm.plate import feeding
-from pyro_lvm.seeding import seeded
+from pyro_lvm.seeding import derived_seed, seeded
 
 # Rows times features that one chunk may hold: 32 MiB in float32 for each tensor that a model makes of it.
 _CHUNK_ENTRIES = 2**23
 # The rows have dimension -1; values that are summed over go to the left of it.
-_FIRST_ENUMERATED = -2
+FIRST_ENUMERATED = -2
+"""Dimension from which on values go that are summed over."""
 
 
 def row_elbo(pair: Pair, x: Tensor, num_particles: int = 1, *, num_rows: int | None = None, seed: int = 0) -> Tensor:
@@ -60,7 +61,8 @@ def elbo_draws(
     above 1 it is the importance-weighted bound of so many draws each
     (:class:`pyro_lvm.importance.ImportanceWeightedELBO`).
     """
-    draws = [row_elbo(pair, x, num_rows=num_rows, seed=seed + draw) for draw in range(num_draws * importance)]
+    seeds = [derived_seed(seed, draw) for draw in range(num_draws * importance)]
+    draws = [row_elbo(pair, x, num_rows=num_rows, seed=one) for one in seeds]
     weighted = torch.stack(draws).unflatten(0, (num_draws, importance)).logsumexp(1) - math.log(importance)
     means: Tensor = weighted.mean(1)
     return means
@@ -104,7 +106,7 @@ def draw_rows(pair: Pair, x: Tensor, total_rows: int, *, held: Mapping[str, Tens
     model = poutine.trace(poutine.replay(run_model, trace=guide)).get_trace(x)
     summed = _summed_out(model, guide)
     if summed:
-        summing = poutine.enum(poutine.replay(run_model, trace=guide), first_available_dim=_FIRST_ENUMERATED)
+        summing = poutine.enum(poutine.replay(run_model, trace=guide), first_available_dim=FIRST_ENUMERATED)
         model = poutine.trace(summing).get_trace(x)
         log_joint = _summed_log_prob(model, len(x), total_rows, summed=_summed_out(model, guide))
     else:

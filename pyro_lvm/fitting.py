@@ -69,6 +69,16 @@ class FitResult:
         """Whether training stopped by its own measure of convergence, or needed none."""
         return self.stopped in ("converged", "closed form")
 
+    def __str__(self) -> str:
+        """One line."""
+        last = self.history.records[-1]["elbo"] if len(self.history) else None
+        elbo = "" if last is None else f", ELBO {last:.4f} nats a row at the end"
+        rows = f"{self.steps:,} steps on {self.num_rows:,} rows"
+        return f"{self.stopped}: {rows}, {self.seconds:.1f} s on {self.device}{elbo}"
+
+    def __repr__(self) -> str:
+        return f"FitResult({self})"
+
 
 def fit(
     model: Half,
@@ -214,7 +224,7 @@ def fit(
         validation=None if validation_rows is None else validation_rows.to(target),
         lr=lr if lr is not None else float(getattr(pair.model, "learning_rate", _DEFAULT_LR)),
         decay=decay if decay is not None else getattr(pair.model, "decay", "exponential"),
-        make_elbo=lambda: _fresh_elbo(elbo, particles),
+        make_elbo=lambda: fresh_elbo(elbo, particles),
         make_optim=lambda: FusedOptim(optimizer, dict(optimizer_options or {}), clip_norm),
         averaging=averaging,
         patience=patience,
@@ -240,12 +250,8 @@ def fit(
         trainer.prepare(train)
         if resume and checkpoint is not None:
             _resume(trainer, checkpoint, fingerprint)
-        work = batches.batch_size * sum(p.numel() for _, p in pair.named_parameters())
         try:
-            with (
-                quiet("pyro.infer.elbo"),
-                _threads(1 if target.type == "cpu" and work < _ONE_THREAD_WORK else torch.get_num_threads()),
-            ):
+            with quiet("pyro.infer.elbo"), few_threads(pair, batches.batch_size):
                 stopped = (
                     trainer.run_schedule(steps, reporter)
                     if steps is not None
@@ -422,7 +428,13 @@ def hold_out(
     return rows[torch.from_numpy(kept)], validation_rows, held_out
 
 
-def _fresh_elbo(elbo: ELBO | type[ELBO] | None, particles: int) -> ELBO:
+def fresh_elbo(elbo: ELBO | type[ELBO] | None, particles: int) -> ELBO:
+    """An ELBO that has seen no pair: the one that is given, one of the class, or ``Trace_ELBO``.
+
+    Args:
+        elbo: What was asked for.
+        particles: Draws a row and step, where it is no object.
+    """
     if elbo is None:
         return Trace_ELBO(num_particles=particles)
     if isinstance(elbo, type):
@@ -432,9 +444,17 @@ def _fresh_elbo(elbo: ELBO | type[ELBO] | None, particles: int) -> ELBO:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def few_threads(pair: Pair, batch_size: int) -> Iterator[None]:
+    """Within the context, one thread steps a pair that is too small for a second one.
+
+    Args:
+        pair: The pair, where it is trained.
+        batch_size: Rows a step.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    work = batch_size * sum(p.numel() for _, p in pair.named_parameters())
+    if pair.device.type == "cpu" and work < _ONE_THREAD_WORK:
+        torch.set_num_threads(1)
     try:
         yield
     finally:

@@ -25,6 +25,7 @@ from pyro_lvm.pair import (
     refuse_holes,
 )
 from pyro_lvm.seeding import seeded
+from pyro_lvm.wording import plus_minus
 
 # Draws a row for the ELBO: near the exact posterior every draw gives the same value, and far from it the standard error
 # says how little they tell.
@@ -79,6 +80,15 @@ class Grade:
             return None
         allowed = _ELBO_ERRORS * self.elbo_standard_error + _FLOAT32_ERROR * (1 + abs(self.elbo_exact))
         return abs(self.elbo - self.elbo_exact) <= allowed
+
+    def __str__(self) -> str:
+        """A line for each figure that is known."""
+        known = {name: f"{value:.6g}" for name, value in vars(self).items() if value is not None}
+        del known["num_rows"], known["elbo_standard_error"]
+        known["elbo"] = plus_minus(self.elbo, self.elbo_standard_error)
+        width = max(map(len, known))
+        lines = [f"  {name.ljust(width)}  {value}" for name, value in known.items()]
+        return "\n".join([f"graded on {self.num_rows:,} rows; log-densities in nats a row, angles in degrees", *lines])
 
     def to_json(self) -> dict[str, Any]:
         """The figures as plain JSON."""

@@ -1,10 +1,10 @@
-"""What a saved run's pair is worth where no closed form says it: its evidence, and its latent space."""
+"""What a saved run's pair is worth where no closed form says it: its evidence, its gap, and all verdicts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -12,10 +12,12 @@ from torch import Tensor
 from pyro_lvm import evidence
 from pyro_lvm.errors import DataError
 from pyro_lvm.evidence import Estimate, Gap, Sandwich, Terms
-from pyro_lvm.latent import LatentSpace, Neighbourhoods, neighbourhoods
-from pyro_lvm.latent_figures import LatentFigures
+from pyro_lvm.judgement import Judgement, judge
+from pyro_lvm.judgement_figures import judgement_figures
 from pyro_lvm.pair import HasLogEvidence, acceptable, refuse_holes
-from pyro_lvm.reading import LoadedRun, load_run, some_rows
+from pyro_lvm.plots.files import write_figures
+from pyro_lvm.reading import LoadedRun, load_run
+from pyro_lvm.seeding import some_rows
 from pyro_lvm.source import DataSource
 
 # Rows that annealing looks at where nobody says how many: minutes, for a small network.
@@ -27,7 +29,7 @@ class RunEvidence:
     """The evidence of a run's model, in nats a row of the data's own units.
 
     Attributes:
-        rows: Which rows: ``"training"``, ``"held-out"`` or ``"given"``.
+        rows: Which rows: ``"training"`` or ``"held-out"``, as others that are given are too.
         elbo: The ELBO, from all particles.
         iwae: The importance-weighted bound; None where rows share latents.
         exact: The exact evidence, where the model knows it.
@@ -194,81 +196,81 @@ def gap_run(
     return RunGap(own, judged, evidence.advice(own, judged))
 
 
-def _chosen(rows: Tensor, num_rows: int | None, seed: int) -> Tensor:
-    """So many rows at random, in order; all for None."""
-    return rows if num_rows is None else some_rows(rows, num_rows, np.random.default_rng(seed))
-
-
 @dataclass(frozen=True)
-class RunLatent:
-    """What a run's latent space is like.
+class RunJudgement:
+    """What was found out about a run's pair.
 
     Attributes:
-        neighbourhoods: How well it keeps neighbours.
-        terms: Which dimensions it uses, and what they cost.
+        judgement: The verdicts.
+        rows: Which rows it was judged on: ``"training"`` or ``"held-out"``, as others that are given are too.
+        left_out: How many of these have holes that the guide can't take.
         written: The figures.
     """
 
-    neighbourhoods: Neighbourhoods
-    terms: Terms
+    judgement: Judgement
+    rows: str
+    left_out: int
     written: list[Path]
 
     def to_json(self) -> dict[str, Any]:
         """The figures as plain JSON."""
-        units = [unit.to_json() for unit in self.terms.units]
-        return {
-            "neighbourhoods": self.neighbourhoods.to_json(),
-            "units": units,
-            "written": [path.name for path in self.written],
-        }
+        written = [path.name for path in self.written]
+        return {**self.judgement.to_json(), "rows": self.rows, "left_out": self.left_out, "written": written}
 
 
-def latent_run(
+def judge_run(
     run: str | Path | LoadedRun,
-    out: str | Path,
+    source: DataSource | None = None,
     *,
-    site: str | None = None,
-    num_neighbours: int = 5,
+    budget: Literal["quick", "full"] = "quick",
+    num_rows: int | None = None,
+    out: str | Path | None = None,
     root: str | None = None,
     pair: str | None = None,
     device: str = "auto",
     seed: int = 0,
-) -> RunLatent:
-    """Draw a saved run's latent space, and say how well it keeps the neighbourhoods of its rows.
+    progress: bool = True,
+) -> RunJudgement:
+    """Say how wrong the posterior of a saved run's pair is, and whose fault that is.
 
     Args:
         run: Folder of a run.
-        out: Folder for the figures.
-        site: The latent's name; None where each row has but one that is continuous.
-        num_neighbours: k of the neighbourhoods.
+        source: Rows to judge it on; None for the run's held-out ones, if it has any, else those of its training.
+        budget: ``"quick"`` or ``"full"``.
+        num_rows: As many rows of each at random, for what is looked at row by row; None for 50 or 100.
+        out: Folder for figures; None for none.
         root: Folder of the run's own named data set.
         pair: The pair's file, ``FILE.py:MODEL,GUIDE``, where it was defined in one.
         device: Where to compute.
-        seed: Of everything drawn.
-
-    Returns:
-        The figures.
+        seed: Of the choice of rows and of all that is drawn.
+        progress: Show each verdict's level, and its seconds, as it comes.
 
     Raises:
         PyroLvmError: Anything given is unusable.
     """
+    # Not only after the work.
+    if out is not None:
+        write_figures(out, {})
     loaded = load_run(run, root=root, pair=pair, device=device)
-    dataset, rows, labels = loaded.dataset, loaded.dataset.rows, loaded.dataset.labels
-    accepted = acceptable(loaded.pair, rows)
-    rows, labels = rows[accepted], None if labels is None else labels[accepted]
-    scaled = loaded.scaling.transform(rows)
-    space = LatentSpace(loaded.pair, scaled, site=site)
-    terms = evidence.elbo_terms(loaded.pair, scaled, 1, num_rows=loaded.num_training_rows, seed=seed)
-    units = next((unit for unit in terms.units if unit.site == space.site), None)
-    kept = neighbourhoods(scaled, space.embed(), labels, num_neighbours=num_neighbours, seed=seed)
-    figures = LatentFigures(
-        space,
-        units,
-        labels=labels,
-        label_names=dataset.label_names,
-        feature_names=dataset.feature_names,
-        image_shape=dataset.image_shape,
-        inverse=loaded.scaling.inverse,
+    training, held_out = loaded.parts()
+    which = "training" if held_out is None else "held-out"
+    if source is not None:
+        which, held_out = load_run(loaded, source).judged()
+    judged = training if held_out is None else held_out
+    found = judge(
+        loaded.pair,
+        loaded.scaling.transform(training),
+        None if held_out is None else loaded.scaling.transform(held_out),
+        budget=budget,
+        num_rows=num_rows,
+        log_jacobian=loaded.scaling.row_log_jacobian,
         seed=seed,
+        progress=progress,
     )
-    return RunLatent(kept, terms, figures.save(out))
+    left_out = len(judged) - int(acceptable(loaded.pair, judged).sum())
+    return RunJudgement(found, which, left_out, [] if out is None else write_figures(out, judgement_figures(found)))
+
+
+def _chosen(rows: Tensor, num_rows: int | None, seed: int) -> Tensor:
+    """So many rows at random, in order; all for None."""
+    return rows if num_rows is None else some_rows(rows, num_rows, np.random.default_rng(seed))

@@ -73,7 +73,7 @@ class LatentFigures:
     def save(self, folder: str | Path) -> list[Path]:
         """Write the pictures, 150 dots an inch, those that apply to the pair and to its data.
 
-        ``prior_and_posterior.png``: draws of each row's latent under the prior and under the guide, by label;
+        ``prior_and_posterior.png``: draws from the prior, and of each row's latent under the guide, by label;
         ``kl_per_dimension.png``; ``traversals.png``: one coordinate moved at a time. Of images also
         ``decoded_grid.png`` over prior quantiles, ``interpolations.png`` between rows, ``reconstructions.png``,
         ``near_classes.png`` (or ``near_rows.png`` without classes): new rows where those of a class are; and

@@ -380,7 +380,13 @@ def refuse_holes(pair: Pair, rows: Tensor | None) -> None:
         return
     missing = int(torch.isnan(rows).sum())
     if missing:
-        raise PairError(
-            f"the data has {missing} missing entries, which the guide {type(pair.guide).__name__} cannot take: use a "
-            "guide that accepts missing entries, or drop those rows"
-        )
+        raise holes_refused(pair, missing)
+
+
+def holes_refused(pair: Pair, missing: int) -> PairError:
+    """What is said of a guide that can't take so many missing entries."""
+    name = getattr(pair.guide, "__qualname__", type(pair.guide).__name__)
+    return PairError(
+        f"the data has {missing} missing entries, which the guide {name} cannot take: use a guide that accepts missing "
+        "entries, or drop those rows"
+    )

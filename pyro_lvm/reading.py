@@ -6,8 +6,6 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from pyro_lvm import artifact, catalogue, data
@@ -64,15 +62,23 @@ class LoadedRun:
         fraction: float | None = self.artifact.config["training"].get("validation")
         return fraction
 
+    @property
+    def given_its_own(self) -> bool:
+        """Whether the rows that were given are those that it was made from."""
+        return self.given and digest(self.dataset.rows) == self.artifact.config["data"]["sha256"]
+
     def parts(self) -> tuple[Tensor, Tensor | None]:
         """Of the run's own rows, those that it was trained on, and those that were held out, if any."""
         training, held_out, _ = hold_out(self.dataset.rows, self._validation, self.seed)
         return training, held_out
 
     def judged(self) -> tuple[str, Tensor]:
-        """Which rows the run is judged on, and they: those given, else those held out, else those of its training."""
+        """Which rows the run is judged on, and they: those given, else those held out, else those of its training.
+
+        Rows that are given are held out, unless they are the run's own.
+        """
         if self.given:
-            return "given", self.dataset.rows
+            return "training" if self.given_its_own else "held-out", self.dataset.rows
         training, held_out = self.parts()
         return ("training", training) if held_out is None else ("held-out", held_out)
 
@@ -80,9 +86,9 @@ class LoadedRun:
         """Rows of another source that the run's pair takes.
 
         Raises:
-            DataError: They have other features.
+            DataError: They lack some of its features, or have others.
         """
-        return _others(self.name, self.artifact, self.source, source)
+        return load_others(self.name, self.artifact, self.source, source)
 
 
 def load_run(
@@ -110,7 +116,7 @@ def load_run(
         return run if source is None else replace(run, dataset=run.others(source), given=True)
     saved, own, scaling = read_run(run, pair=pair)
     own = own if root is None else replace(own, root=root)
-    dataset = load_own(run, saved, own) if source is None else _others(str(run), saved, own, source)
+    dataset = load_own(run, saved, own) if source is None else load_others(run, saved, own, source)
     # Parameters that appear when the pair first runs must do so before it moves to its device.
     complete = dataset.rows[~dataset.rows.isnan().any(1)][:2]
     saved.pair.materialize(scaling.transform(complete if len(complete) else dataset.rows[:2]))
@@ -137,14 +143,6 @@ def load_own(run: str | Path, saved: Artifact, source: DataSource) -> data.Datas
             f"trained on, {tuple(recorded['shape'])}: restore it, or point --data-root at the folder that holds it"
         )
     return dataset
-
-
-def some_rows(rows: Tensor, count: int, random: np.random.Generator) -> Tensor:
-    """So many rows at random, in their order; all where there are no more."""
-    if count >= len(rows):
-        return rows
-    # Never the first ones: rows often stand sorted by class.
-    return rows[torch.from_numpy(np.sort(random.choice(len(rows), count, replace=False)))]
 
 
 def read_run(run: str | Path, *, pair: str | None = None) -> tuple[Artifact, DataSource, data.Scaling]:
@@ -182,21 +180,44 @@ def _load(saved: Artifact, source: DataSource) -> data.Dataset:
     return source.load(trained.get("batch_size") or _SWEEP_ROWS, trained["seed"])[0]
 
 
-def _others(run: str, saved: Artifact, own: DataSource, source: DataSource) -> data.Dataset:
+def load_others(run: str | Path, saved: Artifact, own: DataSource, source: DataSource) -> data.Dataset:
+    """Read rows of another source that a run's pair takes; of a table with other columns, those that it knows.
+
+    Args:
+        run: What the run is called.
+        saved: The run.
+        own: Where its own rows come from.
+        source: Where the others do.
+
+    Raises:
+        DataError: They can't be read, lack some of the run's features, or have others.
+    """
     if own.binarize != "none":
         # Rows of the same kind as the pair was trained on, or their nats would mean something else.
         source = replace(source, binarize="static")
-    dataset = _load(saved, source)
+    names = saved.config.get("features")
+    chosen = "features" in source.options
+    dataset = _by_columns(saved, source, names) if names and not chosen else _load(saved, source)
     expected = saved.config["data"]["shape"][1]
     if dataset.data_dim != expected:
         raise DataError(
             f"'{source.reference}' has {dataset.data_dim} features, but '{run}' was trained on {expected}: give rows "
             "with the same features"
         )
-    names = saved.config.get("features")
     if names and dataset.feature_names and list(dataset.feature_names) != names:
         raise DataError(
             f"'{source.reference}' has the columns {', '.join(dataset.feature_names[:6])}, but '{run}' was trained on "
             f"{', '.join(names[:6])}: choose and order them with --features"
         )
     return dataset
+
+
+def _by_columns(saved: Artifact, source: DataSource, names: list[str]) -> data.Dataset:
+    """The columns of these names; as the source has them by itself, where that can be read and they aren't there."""
+    try:
+        return _load(saved, replace(source, options={**source.options, "features": names}))
+    except DataError as error:
+        try:
+            return _load(saved, source)
+        except DataError:
+            raise error from None

@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_lvm import artifact, catalogue, data
 from pyro_lvm.artifact import Artifact
 from pyro_lvm.checking import CheckResult, check_pair
+from pyro_lvm.checking.sites import samples
 from pyro_lvm.errors import DataError, PairError
 from pyro_lvm.estimating import EM_OPTIONS, fit_by_estimator
 from pyro_lvm.fitting import FitResult, default_validation, fit, hold_out
 from pyro_lvm.grading import Grade, grade
 from pyro_lvm.history import History
 from pyro_lvm.pair import Pair, acceptable
-from pyro_lvm.reading import LoadedRun, digest, load_run, read_run
+from pyro_lvm.plate import feeding
+from pyro_lvm.reading import LoadedRun, digest, load_others, load_run, read_run
+from pyro_lvm.seeding import seeded
 from pyro_lvm.source import DataSource
 from pyro_lvm.tempering import TemperedELBO
 
@@ -60,6 +64,11 @@ class Run:
     metrics: dict[str, Any]
     fitted: FitResult | None = None
     artifact: Artifact | None = None
+
+    @property
+    def guide(self) -> str:
+        """In words, which of the pair's guides; nothing of a pair in a file, whose name says it."""
+        return "" if ".py:" in self.metrics["pair"] else f"{self.metrics['guide']} guide"
 
 
 def fit_run(
@@ -117,7 +126,15 @@ def fit_run(
     scaling = data.Scaling.fit(train_rows, source.scale)
     if method == "svi":
         rows: Any = scaling.transform(dataset.rows) if stream is None else stream
-        fitted = fit(pair.model, pair.guide, rows, pair=pair, seed=seed, **training)
+        try:
+            fitted = fit(pair.model, pair.guide, rows, pair=pair, seed=seed, **training)
+        except PairError as error:
+            if source.scale == "none" or not _observes_whole_numbers(pair, train_rows):
+                raise
+            raise PairError(
+                f"the model observes whole numbers, which rows scaled by '{source.scale}' are not: leave out --scale "
+                f"({error})"
+            ) from error
     else:
         if isinstance(stream, data.GreyRows):
             raise DataError(
@@ -228,7 +245,7 @@ def check_run(
     if Path(reference).is_dir():
         saved, own, scaling = read_run(reference, pair=pair)
         built = saved.pair
-        dataset, _ = (source or own).load(_CHECKED_ROWS, seed)
+        dataset = own.load(_CHECKED_ROWS, seed)[0] if source is None else load_others(reference, saved, own, source)
         method = saved.config["training"].get("method", "svi")
         rows = scaling.transform(dataset.rows if method == "svi" else _gradable(built, dataset.rows))
     else:
@@ -259,6 +276,16 @@ def _grades(
         return _unscaled(grade(pair, scaling.transform(rows), train_rows=scaled), rows, scaling)
 
     return graded(train_rows), None if held_out_rows is None else graded(held_out_rows)
+
+
+def _observes_whole_numbers(pair: Pair, rows: Tensor) -> bool:
+    """Whether the model of a pair that was refused draws counts or classes, so that rows may not be scaled."""
+    try:
+        with pair.evaluating(), poutine.block(), feeding(None), seeded(0):
+            trace: Any = poutine.trace(pair.run_model).get_trace(rows[:_CHECKED_ROWS].nan_to_num().to(pair.device))
+    except (ValueError, RuntimeError):
+        return False
+    return any(site["is_observed"] and site["fn"].support.is_discrete for site in samples(trace).values())
 
 
 def _gradable(pair: Pair, rows: Tensor) -> Tensor:

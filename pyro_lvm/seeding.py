@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pyro
 import torch
+from torch import Tensor
 
 from pyro_lvm.errors import TrainingError
 
@@ -43,6 +44,14 @@ def seeded(seed: int) -> Iterator[None]:
         pyro.util.set_rng_state(state)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+
+
+def some_rows(rows: Tensor, count: int, random: np.random.Generator) -> Tensor:
+    """So many rows at random, in their order; all where there are no more."""
+    if count >= len(rows):
+        return rows
+    # Never the first ones: rows often stand sorted by class.
+    return rows[torch.from_numpy(np.sort(random.choice(len(rows), count, replace=False)))]
 
 
 def _check_seed(seed: int) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
 from rich.table import Table
 
+from pyro_lvm.calibration import Calibration
 from pyro_lvm.evidence import Estimate, Gap, Sandwich, Terms, advice
 from pyro_lvm.grading import Grade
+from pyro_lvm.judgement import Judgement
 from pyro_lvm.latent import Neighbourhoods
 from pyro_lvm.predictive import PredictiveCheck
+from pyro_lvm.predictive.results import UNITS
 
 _ROWS = (
     ("log_evidence_ml", "best log-evidence (maximum likelihood)", "nats/row", ".5f"),
@@ -21,6 +25,10 @@ _ROWS = (
     ("noise_variance", "noise variance", "", ".6g"),
     ("noise_variance_ml", "noise variance, maximum likelihood", "", ".6g"),
 )
+
+# Lines that can still be read.
+_MOST_QUANTITIES = 20
+_COLOURS = {"good": "green", "look": "yellow", "bad": "red", "unknown": "dim"}
 
 
 def grade_table(
@@ -42,7 +50,10 @@ def grade_table(
     for key, label, unit, form in _ROWS:
         values = [getattr(g, key) for g in grades]
         if any(v is not None for v in values):
-            table.add_row(label, *["" if v is None else format(v, form) for v in values], unit)
+            cells = ["" if v is None else format(v, form) for v in values]
+            if key == "elbo":
+                cells = [f"{cell} ± {g.elbo_standard_error:.2g}" for cell, g in zip(cells, grades, strict=True)]
+            table.add_row(label, *cells, unit)
     return table
 
 
@@ -145,6 +156,54 @@ def gap_table(training: Gap, held_out: Gap | None = None, title: str = "the gap 
     return table
 
 
+def calibration_table(found: Calibration, title: str = "calibration on rows of the model's own") -> Table:
+    """A table of ranked quantities, those that stray most first, with what is wrong beneath.
+
+    Args:
+        found: The calibration.
+        title: Above the table.
+    """
+    said = "; ".join(found.diagnosis) if found.diagnosis else f"nothing wrong: p = {found.p_value:.2g} over all"
+    beneath = escape("\n".join([said, *found.notes]))
+    table = Table(title=f"{title} ({found.num_simulations:,} rows)", caption=beneath, caption_justify="left")
+    for heading in ("quantity", "p, adjusted", "shift", "width"):
+        table.add_column(heading, justify="left" if heading == "quantity" else "right")
+    shown = sorted(found.quantities, key=lambda one: one.p_value)[:_MOST_QUANTITIES]
+    for one in shown:
+        p = f"{one.adjusted_p_value:.1g}"
+        table.add_row(
+            escape(one.name),
+            f"[red]{p}[/red]" if one.flagged else p,
+            _effect(one.location, one.location_error, "" if one.kind == "confidence" else " sd"),
+            _effect(one.scale, one.scale_error, "", sign=""),
+        )
+    if len(shown) < len(found.quantities):
+        table.add_row(f"and {len(found.quantities) - len(shown)} more", "", "", "")
+    for label, coverage in (("highest density", found.coverage), ("TARP", found.tarp)):
+        if coverage is not None:
+            covered = f"{coverage.at(0.5):.0%}, {coverage.at(0.9):.0%}"
+            table.add_row(f"regions of 50%, 90% ({label}) hold the truth in", covered, "", "")
+    return table
+
+
+def judgement_table(found: Judgement, title: str) -> Table:
+    """A table of verdicts, a line each with what to do beneath, and whose fault it is below them.
+
+    Args:
+        found: The judgement.
+        title: Above the table.
+    """
+    table = Table(title=title, caption=escape(found.summary), caption_justify="left", caption_style="bold")
+    for heading in ("", "verdict", "what was found, and what to do"):
+        table.add_column(heading, no_wrap=heading != "what was found, and what to do", overflow="fold")
+    for one in found.verdicts:
+        colour = _COLOURS[one.level]
+        # A site's name, or what a pair's author wrote, is no markup.
+        advice = f"\n[dim]→ {escape(one.advice)}[/dim]" if one.advice else ""
+        table.add_row(one.name, f"[{colour}]{one.level}[/{colour}]", escape(one.found) + advice)
+    return table
+
+
 def neighbourhoods_table(kept: Neighbourhoods) -> Table:
     """A table of how well a latent space keeps neighbours, beside PCA and the rows themselves."""
     table = Table(title=f"neighbourhoods of {kept.num_rows} rows, k = {kept.num_neighbours}")
@@ -165,18 +224,21 @@ def predictive_table(check: PredictiveCheck, rows: str) -> Table:
         check: The checks.
         rows: What is said of the rows.
     """
-    title = f"{rows} against {check.num_draws} {check.replication} replicates"
-    table = Table(title=title, caption=f"p-values: {check.note}", caption_justify="left")
+    title = f"{rows} against {check.replicates}"
+    caption = f"p-values: {check.note}\nstatistics: {UNITS}"
+    table = Table(title=title, caption=caption, caption_justify="left")
     for heading in ("statistic", "rows", "replicates", "z", "p", "verdict"):
         table.add_column(heading, justify="left" if heading in ("statistic", "verdict") else "right")
     for one in check.statistics:
-        worst = one.worst
-        own = one.replicated[:, worst]
-        label = one.name if len(one.labels) == 1 else f"{one.name}: {one.labels[worst]}"
         verdict = {"misfit": "[red]misfit[/red]", "doubtful": "[yellow]doubtful[/yellow]"}.get(one.verdict, one.verdict)
-        spread = f"{own.mean():.3g} ± {own.std():.1g}"
-        table.add_row(label, f"{one.observed[worst]:.3g}", spread, f"{one.z:.3g}", f"{one.p_value:.2g}", verdict)
+        z = "" if one.alike else f"{one.z:.3g}"
+        observed = f"{one.observed[one.worst]:.3g}"
+        table.add_row(escape(one.label), observed, one.expected, z, f"{one.p_value:.2g}", verdict)
     return table
+
+
+def _effect(value: float, error: float, unit: str, *, sign: str = "+") -> str:
+    return "" if value != value else f"{value:{sign}.2f} ± {error:.1g}{unit}"
 
 
 def _error(value: float) -> str:

@@ -188,3 +188,15 @@ def test_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "pyro_lvm", "list"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "ppca" in done.stdout
+
+
+def test_help_and_a_mistyped_option_load_nothing_heavy() -> None:
+    """Wrong: a person who mistypes an option waits seconds for torch to say so."""
+    ask = (
+        "import sys\nfrom pyro_lvm.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"
+        "    print(*{'torch', 'pyro', 'numpy', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules), file=sys.stderr)"
+    )
+    for arguments, code in ((["--help"], 0), (["judge", "--help"], 0), (["fit", "ppca", "--stepps", "3"], 2)):
+        done = subprocess.run([sys.executable, "-c", ask, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        assert done.stderr.splitlines()[-1] == ""

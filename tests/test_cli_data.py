@@ -320,16 +320,24 @@ def test_streamed_table_leaves_out_the_label(tmp_path: Path, capsys: pytest.Capt
     assert json.loads((tmp_path / "run" / "config.json").read_text())["features"] == ["length", "width", "height"]
 
 
-def test_evaluate_refuses_holes_and_other_columns(
+def test_evaluate_picks_its_columns_and_refuses_holes(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Wrong: columns in another order would be graded as if they were in the old one.
+    # Wrong: columns in another order would be graded as if they were in the old one, or others had to be named again.
     out = tmp_path / "run"
     assert run(capsys, "fit", "ppca", "--data", table, "--label", "kind", "--steps", 3, "--out", out, "--quiet")[0] == 0
     frame = pd.read_csv(table).drop(columns="kind")
-    frame[NAMES[::-1]].to_csv(tmp_path / "turned.csv", index=False)
-    message = refused(capsys, "evaluate", out, "--data", tmp_path / "turned.csv")
-    assert "choose and order them with --features" in message
+    frame.assign(note="text")[["note", *NAMES[::-1]]].to_csv(tmp_path / "turned.csv", index=False)
+    for given in (tmp_path / "turned.csv", table):
+        code, printed, err = run(capsys, "evaluate", out, "--data", given, "--json")
+        assert code == 0, err
+        figures = json.loads(printed)
+        assert figures["held_out"]["log_evidence"] == pytest.approx(figures["log_evidence"], abs=1e-5)
+    assert run(capsys, "check", out, "--data", tmp_path / "turned.csv", "--quiet")[0] == 0
+    frame[NAMES[1:]].assign(note="text").to_csv(tmp_path / "lacking.csv", index=False)
+    assert f"no column '{NAMES[0]}'" in refused(capsys, "evaluate", out, "--data", tmp_path / "lacking.csv")
+    frame[NAMES[1:]].assign(other=1.0).to_csv(tmp_path / "other.csv", index=False)
+    assert "choose and order them" in refused(capsys, "evaluate", out, "--data", tmp_path / "other.csv")
     frame.iloc[0, 0] = np.nan
     frame.to_csv(tmp_path / "holes.csv", index=False)
     assert "missing entries" in refused(capsys, "evaluate", out, "--data", tmp_path / "holes.csv")

@@ -1,4 +1,4 @@
-"""``evidence`` and ``latent-map`` on the command line; the evidence is held against SciPy's joint Gaussian."""
+"""``evidence``, ``gap``, ``judge`` and ``latent-map`` on the command line; the evidence against SciPy's Gaussian."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_evidence_of_given_rows_in_the_datas_units(folder: Path, capsys: pytest.
     assert code == 0, err
     figures = json.loads(out)
     truth = log_densities(folder, ROWS)
-    assert (figures["rows"], figures["num_rows"], figures["iwae"]["num_particles"]) == ("given", 90, 20)
+    assert (figures["rows"], figures["num_rows"], figures["iwae"]["num_particles"]) == ("training", 90, 20)
     for kind in ("exact", "iwae", "elbo"):
         assert figures[kind]["mean"] == pytest.approx(truth.mean(), abs=1e-4)
         assert figures[kind]["row_standard_error"] == pytest.approx(truth.std(ddof=1) / np.sqrt(90), rel=1e-3)
@@ -112,6 +112,9 @@ def test_latent_draws_images(
         (("latent-map", "RUN", "--out", "RUN/metrics.json"), "can't write figures"),
         (("evidence", "RUN", "--ais", "--chains", 0), "chains=0"),
         (("gap", "RUN", "--rows", 0), "rows=0"),
+        (("judge", "RUN", "--rows", 0), "rows=0"),
+        (("judge", "RUN", "--data", "digits"), "64 features"),
+        (("judge", "RUN", "--out", "RUN/metrics.json"), "can't write figures"),
         (("evidence", "nowhere"), "nowhere"),
     ],
 )
@@ -160,3 +163,66 @@ def test_gap_of_training_and_held_out_rows(folder: Path, capsys: pytest.CaptureF
     code, out, _ = run(capsys, "gap", folder / "run", "--rows", 4)
     assert code == 0
     assert "approximation gap" in out
+
+
+def test_judgement_of_a_closed_form(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong: a closed form's guide is blamed, the evidence is that of scaled rows, or a figure isn't written."""
+    code, out, err = run(capsys, "judge", folder / "run", "--rows", 30, "--out", folder / "judgement", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    levels = {verdict["name"]: verdict["level"] for verdict in found["verdicts"]}
+    for name in ("contract", "evidence", "posterior", "family", "encoder", "overfitting", "weights", "calibration"):
+        assert levels[name] == "good", found
+    assert (found["rows"], found["num_rows"], found["budget"], found["left_out"]) == ("held-out", 30, "quick", 0)
+    evidence = json.loads(run(capsys, "evidence", folder / "run", "--k", 2, "--json")[1])
+    said = next(verdict["figures"] for verdict in found["verdicts"] if verdict["name"] == "evidence")
+    assert said["exact"] == pytest.approx(evidence["exact"]["mean"], abs=1e-6)
+    assert found["written"] == ["gap.png", "weights.png", "ranks.png", "coverage.png"]
+    assert all((folder / "judgement" / name).stat().st_size > 5000 for name in found["written"])
+
+
+def test_judgement_of_given_rows_as_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong: a person can't read which rows they were, or what to do."""
+    code, out, err = run(capsys, "judge", folder / "run", "--data", folder / "table.csv", "--label", "kind")
+    assert code == 0, err
+    assert "is the posterior right? 8 training rows, quick budget" in out
+    assert "KL(q || posterior)" in out
+    assert "calibration good (" in err
+
+
+def test_a_run_whose_pair_breaks_the_contract_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong: a script takes the run for sound."""
+    np.save(tmp_path / "x.npy", ROWS)
+    pair = tmp_path / "pair.py"
+    source = """import pyro, torch
+from pyro.distributions import Normal
+from pyro_lvm import data_plate, observe
+
+def model(x):
+    noise = pyro.param("noise", torch.tensor(1.0))
+    with data_plate(x):
+        z = pyro.sample("z", Normal(x.new_zeros(len(x)), 1.0))
+        observe("x", Normal(z[:, None].expand(x.shape), noise.exp()), x)
+
+def guide(x):
+    slope = pyro.param("slope", torch.tensor(0.1))
+    with data_plate(x):
+        pyro.sample("z", Normal(slope * x[:, 0], 1.0))
+"""
+    pair.write_text(source)
+    fit = (
+        "fit",
+        f"{pair}:model,guide",
+        "--data",
+        tmp_path / "x.npy",
+        "--steps",
+        3,
+        "--scale",
+        "standard",
+        "--no-compile",
+    )
+    assert run(capsys, *fit, "--out", tmp_path / "run", "--quiet")[0] == 0
+    pair.write_text(source.replace('pyro.sample("z", Normal(slope', 'pyro.sample("w", Normal(slope'))
+    code, out, _ = run(capsys, "judge", tmp_path / "run", "--pair", f"{pair}:model,guide")
+    assert code == 2
+    assert "breaks its contract" in " ".join(out.split())

@@ -97,3 +97,36 @@ def test_what_makes_no_sense_is_one_line(
     assert message in errors
     assert len(errors.strip().splitlines()) == 1
     assert not out.exists()
+
+
+def test_scaled_counts_of_a_pair_of_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong: a person looks for a fault in the pair, where the rows that it was given are counts no more."""
+    pair = tmp_path / "pair.py"
+    pair.write_text(
+        """import pyro, torch
+from torch.distributions import constraints
+from pyro.distributions import Gamma, LogNormal, Poisson
+from pyro_lvm import data_plate, observe
+
+def model(x):
+    rate = pyro.param("rate", torch.ones(x.shape[1]), constraint=constraints.positive)
+    with data_plate(x):
+        z = pyro.sample("z", Gamma(2.0, 2.0))
+        observe("x", Poisson(rate * z[:, None]), x)
+
+def guide(x):
+    with data_plate(x):
+        pyro.sample("z", LogNormal(x.sum(-1).log1p(), 0.5))
+"""
+    )
+    counts = np.random.default_rng(0).poisson(2.0, size=(60, 4))
+    pd.DataFrame(counts, columns=list("abcd")).to_csv(tmp_path / "counts.csv", index=False)
+    base = ("fit", f"{pair}:model,guide", "--data", tmp_path / "counts.csv", "--steps", 2)
+    code, _, err = run(capsys, *base, "--scale", "standard")
+    assert code == 2
+    assert "leave out --scale" in err
+    assert len(err.strip().splitlines()) == 1
+    code, out, err = run(capsys, *base)
+    assert code == 0, err
+    # The file's name says which guide it is.
+    assert "guide)" not in out

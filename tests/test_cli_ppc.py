@@ -48,10 +48,11 @@ def test_held_out_rows(folder: Path, capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setattr("pyro_lvm.plots.files.DPI", 30)
     code, out, err = run(capsys, "ppc", folder / "run", "--draws", 60)
     assert code == 0, err
-    assert "60 held-out rows against 60 mixed replicates" in " ".join(out.split())
-    lines = [line for line in out.splitlines() if "±" in line]
+    assert "60 held-out rows against 60 mixed replicates of 20 refits" in " ".join(out.split())
+    assert "PPCA's estimator" in " ".join(out.split())
+    lines = [line for line in out.splitlines() if any(f" {v} " in line for v in ("fits", "doubtful", "misfit"))]
     assert len(lines) == 13
-    assert all(any(v in line for v in ("fits", "doubtful", "misfit")) for line in lines)
+    assert "features in the replicates' units" in " ".join(out.split())
     assert "uniform" in out
     names = {path.name for path in (folder / "run" / "ppc").iterdir()}
     assert names == {"draws.nc", "statistics.png", "densities.png", "pit.png"}
@@ -75,7 +76,7 @@ def test_given_rows_and_a_function_of_ones_own(folder: Path, capsys: pytest.Capt
     )
     assert code == 0, err
     figures = json.loads(out)
-    assert (figures["rows"], figures["num_rows"], figures["held_out"]) == ("given", 100, True)
+    assert (figures["rows"], figures["num_rows"], figures["held_out"]) == ("held-out", 100, True)
     kurtosis, own, variance = figures["statistics"]
     assert {one["verdict"] for one in figures["statistics"]} == {"misfit"}
     assert kurtosis["p_value"] == pytest.approx(2 / 201)
@@ -90,6 +91,25 @@ def test_its_own_rows_given_again_are_no_others(folder: Path, capsys: pytest.Cap
     figures = json.loads(run(capsys, "ppc", folder / "run", *arguments, "--out", folder / "again")[1])
     assert (figures["held_out"], figures["conservative"]) == (False, True)
     assert (figures["num_rows"], figures["total_rows"]) == (50, 300)
+
+
+def test_refits_as_they_are_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong: given rows are compared with refits to themselves, or 0 refits are some."""
+    monkeypatch.setattr("pyro_lvm.plots.files.DPI", 30)
+    options = ("--statistics", "mean", "--draws", 20, "--json", "--out", folder / "refits")
+    for given, refits in (
+        (("--refits", 0), 0),
+        (("--data", folder / "odd.csv", "--refits", 2), 2),
+    ):
+        code, out, err = run(capsys, "ppc", folder / "run", *options, *given)
+        assert code == 0, err
+        assert json.loads(out)["refits"] == refits
+    given = ("--data", folder / "table.csv", "--refits", 20)
+    code, _, err = run(capsys, "ppc", folder / "run", *options, *given)
+    assert code == 2
+    assert "without --data" in err
 
 
 def test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +163,9 @@ def test_rows_that_share_latents_and_a_column_that_never_varies(
         (("--seed", -1), "seed=-1"),
         (("--replication", "both"), "--replication both"),
         (("--data", "digits"), "64 features"),
+        (("--refits", -1), "refits=-1"),
+        (("--refits", 500), "from 1 to the 400 replicates"),
+        (("--refits", 5, "--replication", "posterior"), "replication='mixed'"),
         (("--out", "RUN/metrics.json"), "can't write figures"),
     ],
 )

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_lvm import em, fit, grade
+from pyro_lvm import em, evidence, fit, grade
+from pyro_lvm.elbo import elbo_draws
 from pyro_lvm.guides import LinearGaussian
 from pyro_lvm.models import PPCA
 from pyro_lvm.pair import Pair
@@ -113,3 +114,27 @@ def test_grading_changes_nothing(trained: Pair) -> None:
     assert grade(pair, X) == first
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
+
+
+def test_neighbouring_seeds_share_no_draws() -> None:
+    """Wrong: the ELBO of seed 1 is that of seed 0 but for one draw, so that repeating it tells nothing of its error."""
+    x = torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
+    pair = Pair(PPCA(5, 2), LinearGaussian(5, 2))
+    draws = torch.stack([elbo_draws(pair, x, 8, seed=seed) for seed in range(4)])
+    assert len(draws.unique()) == 4 * 8
+
+
+def test_what_is_printed_is_to_be_read() -> None:
+    """Wrong: a result, printed or left on the last line of a cell, is pages of tensors, or the ELBO lacks its error."""
+    x = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
+    result = fit(PPCA(5, 2), LinearGaussian(5, 2), x, steps=2, progress=False)
+    assert str(result).startswith("budget: 2 steps on 300 rows")
+    graded = str(grade(result.pair, x)).splitlines()
+    assert graded[0].startswith("graded on 300 rows")
+    assert "±" in next(line for line in graded if line.split()[0] == "elbo")
+    elbo, iwae = evidence.bounds(result.pair, x, k=10)
+    gap = evidence.take_apart(result.pair, x[:3])
+    for one in (result, elbo, iwae, gap, evidence.elbo_terms(result.pair, x)):
+        assert len(str(one)) < 200
+        assert "tensor" not in repr(one)
+    assert "10 draws a row" in str(iwae)

@@ -17,9 +17,9 @@ def cells_of(path: Path, kind: str) -> list[nbformat.NotebookNode]:
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
 
 
-def test_there_are_seven_in_order() -> None:
+def test_there_are_eight_in_order() -> None:
     """A gap in the numbers would be a notebook that got lost."""
-    assert [path.name.split("_")[0] for path in NOTEBOOKS] == list("1234567")
+    assert [path.name.split("_")[0] for path in NOTEBOOKS] == list("12345678")
 
 
 @each

@@ -79,7 +79,7 @@ def check_pair(
         >>> print(check_pair(PPCA(5, 2), LinearGaussian(5, 2), torch.randn(40, 5)))
         Pair(model=PPCA, guide=LinearGaussian): nothing found
     """
-    rows = _as_rows(x)
+    rows = rows_of(x)
     if num_rows is not None and num_rows < len(rows):
         raise DataError(
             f"num_rows={num_rows}, but {len(rows)} rows were given: expected the number of rows of the whole data set"
@@ -144,7 +144,7 @@ def _check(
 ) -> bool:
     """Carry the check out; returns whether all of it could be."""
     runner = Runner(pair, num_rows if num_rows is not None else len(rows), elbo)
-    rows = _cast(rows, runner.modules.values())
+    rows = cast_rows(rows, runner.modules.values())
     if any(True for _ in pair.named_parameters()):
         rows = rows.to(pair.device)
     whole = rows
@@ -226,7 +226,12 @@ def _look(
     return view
 
 
-def _as_rows(x: Any) -> Tensor:
+def rows_of(x: Any) -> Tensor:
+    """Rows of whatever holds them, at least one of them and none infinite; a tensor as it is.
+
+    Raises:
+        DataError: They are not to be had.
+    """
     rows = x if isinstance(x, Tensor) else as_rows(x).rows
     if rows.dim() == 0 or len(rows) == 0:
         raise DataError(f"the data has shape {tuple(rows.shape)}: expected at least one row")
@@ -235,7 +240,7 @@ def _as_rows(x: Any) -> Tensor:
     return rows
 
 
-def _cast(rows: Tensor, modules: Iterable[nn.Module]) -> Tensor:
+def cast_rows(rows: Tensor, modules: Iterable[nn.Module]) -> Tensor:
     """Real-valued rows in the precision of the pair's parameters, as they are in training."""
     if not rows.is_floating_point():
         return rows

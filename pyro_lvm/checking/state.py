@@ -161,9 +161,9 @@ def perturb(tensors: Iterable[Tensor], scale: float, seed: int = 0) -> None:
         scale: Standard deviation of the noise, in units of the parameter's root mean square (of 1, where that is less).
         seed: Of the noise.
     """
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for i, tensor in enumerate(tensors):
+        for tensor in tensors:
             if tensor.is_floating_point() and tensor.numel() > 0:
-                generator = torch.Generator().manual_seed(seed + i)
                 noise = torch.randn(tensor.shape, generator=generator).to(tensor)
                 tensor.data.add_(scale * tensor.square().mean().sqrt().clamp(min=1.0) * noise)

@@ -12,7 +12,7 @@ from pyro_lvm.cli.applying import embed_command, impute_command
 from pyro_lvm.cli.contract import check_command, list_pairs
 from pyro_lvm.cli.generating import reconstruct_command, sample_command
 from pyro_lvm.cli.gradients import gradients_command
-from pyro_lvm.cli.judging import evidence_command, gap_command, latent_map_command
+from pyro_lvm.cli.judging import evidence_command, gap_command, judge_command, latent_map_command
 from pyro_lvm.cli.predictive import ppc_command
 from pyro_lvm.cli.reporting import report_command
 from pyro_lvm.cli.scaffolding import new_command
@@ -39,6 +39,7 @@ app.command("fit")(fit_command)
 app.command("evaluate")(evaluate_command)
 app.command("evidence")(evidence_command)
 app.command("gap")(gap_command)
+app.command("judge")(judge_command)
 app.command("latent-map")(latent_map_command)
 app.command("ppc")(ppc_command)
 app.command("sample")(sample_command)

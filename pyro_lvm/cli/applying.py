@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from pyro_lvm.applying import PosteriorKind, embed_run, impute_run
 from pyro_lvm.cli.options import FileArg, ForceArg, JsonArg, QuietArg, RootArg, RunArg
 from pyro_lvm.errors import PyroLvmError
+
+if TYPE_CHECKING:
+    from pyro_lvm.applying import PosteriorKind
 
 
 def impute_command(
@@ -38,6 +40,8 @@ def impute_command(
 
     - `pyro-lvm impute runs/em --data holes.csv --out draws.csv --draws 20 --seed 1`
     """
+    from pyro_lvm.applying import impute_run
+
     done = impute_run(run, data, out, draws=draws, seed=seed, force=force, pair=pair, progress=not (quiet or as_json))
     if as_json:
         print(json.dumps(vars(done), indent=2))
@@ -75,6 +79,8 @@ def embed_command(
 
     - `pyro-lvm embed runs/ppca --data new_rows.csv --posterior guide --out z.csv`
     """
+    from pyro_lvm.applying import embed_run
+
     if posterior not in (None, "exact", "guide"):
         raise PyroLvmError(f"--posterior {posterior}: expected exact or guide")
     kind = cast("PosteriorKind | None", posterior)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from pyro_lvm import catalogue
 from pyro_lvm.cli.options import (
     ComponentsArg,
     DropArg,
@@ -27,7 +26,9 @@ from pyro_lvm.cli.options import (
     data_source,
     pair_options,
 )
-from pyro_lvm.runs import check_run
+
+if TYPE_CHECKING:
+    from pyro_lvm import catalogue
 
 
 def list_pairs(as_json: JsonArg = False, quiet: QuietArg = False) -> None:
@@ -35,6 +36,8 @@ def list_pairs(as_json: JsonArg = False, quiet: QuietArg = False) -> None:
 
     Example: `pyro-lvm list --json`
     """
+    from pyro_lvm import catalogue
+
     specs = [catalogue.find(name) for name in catalogue.names()]
     if as_json:
         listed = [
@@ -79,6 +82,8 @@ def check_command(
 
     - `pyro-lvm check runs/ppca`
     """
+    from pyro_lvm.runs import check_run
+
     source = None if data is None else data_source(data, data_root, scale, drop, label, features)
     result = check_run(
         pair,

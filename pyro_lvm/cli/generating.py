@@ -21,7 +21,6 @@ from pyro_lvm.cli.options import (
     RunArg,
     data_source,
 )
-from pyro_lvm.generating import reconstruct_run, sample_run
 
 _OutArg = Annotated[
     Path, typer.Option("--out", help="File to write: .csv, .parquet or .npy for a table, .png for a picture.")
@@ -53,6 +52,8 @@ def sample_command(
 
     - `pyro-lvm sample runs/vae --near-class 3 --mean --out threes.png`
     """
+    from pyro_lvm.generating import sample_run
+
     rows = sample_run(
         run,
         out,
@@ -95,6 +96,8 @@ def reconstruct_command(
 
     - `pyro-lvm reconstruct runs/ppca --data new_rows.csv --out rebuilt.csv --json`
     """
+    from pyro_lvm.generating import reconstruct_run
+
     source = None if data is None else data_source(data, data_root, "none", drop, label, features)
     done = reconstruct_run(
         run,

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
-from torch import Tensor
 
 from pyro_lvm.cli.options import DeviceArg, FileArg, JsonArg, QuietArg, RootArg, RunArg
-from pyro_lvm.data.writing import check_new_file, replacing
 from pyro_lvm.errors import DataError, PyroLvmError
-from pyro_lvm.gradients import GradientComparison, compare
-from pyro_lvm.pair import Pair
-from pyro_lvm.plots import gradient_noise
-from pyro_lvm.plots.files import DPI
-from pyro_lvm.reading import load_run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyro_lvm.gradients import GradientComparison
+    from pyro_lvm.pair import Pair
 
 
 def gradients_command(
@@ -54,6 +50,11 @@ def gradients_command(
 
     - `pyro-lvm gradients runs/ppca --estimators score,score+average,importance-weighted:10 --out noise.png`
     """
+    from matplotlib.figure import Figure
+
+    from pyro_lvm.data.writing import check_new_file
+    from pyro_lvm.gradients import compare
+
     if out is not None:
         # Before the work, not after it.
         known = Figure().canvas.get_supported_filetypes()
@@ -84,6 +85,10 @@ def _pair_and_rows(
     run: Path, file: str | None, root: str | None, device: str, count: int, seed: int
 ) -> tuple[Pair, Tensor]:
     """A run's pair on its device, and some of the rows that it was trained on, as it sees them."""
+    import torch
+
+    from pyro_lvm.reading import load_run
+
     loaded = load_run(run, root=root, pair=file, device=device)
     training, _ = loaded.parts()
     chosen = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))[:count].sort().values
@@ -91,6 +96,13 @@ def _pair_and_rows(
 
 
 def _save(compared: GradientComparison, out: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from pyro_lvm.data.writing import replacing
+    from pyro_lvm.plots import gradient_noise
+    from pyro_lvm.plots.files import DPI
+
     figure = Figure(layout="constrained")
     FigureCanvasAgg(figure)
     figure.set_size_inches(8.0, 1.9 + 0.42 * len(compared.measured))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from pyro_lvm.cli.options import (
@@ -22,10 +21,6 @@ from pyro_lvm.cli.options import (
     RunArg,
     data_source,
 )
-from pyro_lvm.judging import evidence_run, gap_run, latent_run
-from pyro_lvm.plots import gap_bars
-from pyro_lvm.plots.files import write_figures
-from pyro_lvm.tables import evidence_table, gap_table, neighbourhoods_table
 
 TemperaturesArg = Annotated[int, typer.Option(help="Of annealing; its bound rises to log p(x) with them.")]
 ChainsArg = Annotated[int, typer.Option(help="Of annealing, a row.")]
@@ -66,6 +61,9 @@ def evidence_command(
 
     - `pyro-lvm evidence runs/vae --ais --rows 100`
     """
+    from pyro_lvm.judging import evidence_run
+    from pyro_lvm.tables import evidence_table
+
     source = None if data is None else data_source(data, data_root, "none", drop, label, features)
     result = evidence_run(
         run,
@@ -113,6 +111,13 @@ def gap_command(
 
     Example: `pyro-lvm gap runs/vae --rows 200 --out runs/vae/gap`
     """
+    from matplotlib.figure import Figure
+
+    from pyro_lvm.judging import gap_run
+    from pyro_lvm.plots import gap_bars
+    from pyro_lvm.plots.files import write_figures
+    from pyro_lvm.tables import gap_table
+
     source = None if data is None else data_source(data, data_root, "none", drop, label, features)
     result = gap_run(
         run,
@@ -139,6 +144,69 @@ def gap_command(
             print(f"saved in {out}: {', '.join(path.name for path in written)}")
 
 
+def judge_command(
+    run: RunArg,
+    full: Annotated[
+        bool,
+        typer.Option("--full/--quick", help="Smaller errors and fainter faults, in minutes; or in less than one."),
+    ] = False,
+    rows: Annotated[
+        int | None,
+        typer.Option("--rows", help="As many rows at random, for what is looked at row by row; else 50, or 100."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for figures.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Rows to judge it on, in place of the run's held-out ones.")
+    ] = None,
+    data_root: RootArg = None,
+    drop: DropArg = None,
+    label: LabelArg = None,
+    features: FeaturesArg = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of rows and of all that is drawn.")] = 0,
+    pair: FileArg = None,
+    device: DeviceArg = "auto",
+    as_json: JsonArg = False,
+    quiet: QuietArg = False,
+) -> None:
+    """Say how wrong the guide's posterior is, and whose fault that is: encoder, family or model. A verdict a line.
+
+    Exits 2 where the pair breaks its contract, and nothing else was looked at.
+
+    Examples:
+
+    - `pyro-lvm judge runs/vae`
+
+    - `pyro-lvm judge runs/vae --full --out runs/vae/judgement --json`
+    """
+    from pyro_lvm.judging import judge_run
+    from pyro_lvm.tables import judgement_table
+
+    source = None if data is None else data_source(data, data_root, "none", drop, label, features)
+    result = judge_run(
+        run,
+        source,
+        budget="full" if full else "quick",
+        num_rows=rows,
+        out=out,
+        root=None if data is not None else data_root,
+        pair=pair,
+        device=device,
+        seed=seed,
+        progress=not (quiet or as_json),
+    )
+    found = result.judgement
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    elif not quiet:
+        left_out = f", {result.left_out:,} with holes left out" if result.left_out else ""
+        title = f"is the posterior right? {found.num_rows} {result.rows} rows{left_out}, {found.budget} budget"
+        Console().print(judgement_table(found, title))
+        if result.written:
+            print(f"saved in {out}: {', '.join(path.name for path in result.written)}")
+    if found["contract"].level == "bad":
+        raise typer.Exit(2)
+
+
 def latent_map_command(
     run: RunArg,
     out: Annotated[Path, typer.Option("--out", help="Folder for the figures.")],
@@ -155,6 +223,9 @@ def latent_map_command(
 
     Example: `pyro-lvm latent-map runs/ppca --out runs/ppca/latent`
     """
+    from pyro_lvm.mapping import latent_run
+    from pyro_lvm.tables import neighbourhoods_table
+
     result = latent_run(
         run, out, site=site, num_neighbours=neighbours, root=data_root, pair=pair, device=device, seed=seed
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pyro.infer import ELBO
 
 from pyro_lvm.errors import PyroLvmError
-from pyro_lvm.importance import ImportanceWeightedELBO
-from pyro_lvm.tempering import TemperedELBO
+
+if TYPE_CHECKING:
+    from pyro.infer import ELBO
+
 
 BoundArg = Annotated[
     str, typer.Option(help="elbo, or iwae: the importance-weighted bound of --particles draws.", show_default=True)
@@ -33,6 +34,9 @@ def objective(bound: str, particles: int, beta: float, warmup: int, free_bits: f
     Raises:
         PyroLvmError: They contradict each other.
     """
+    from pyro_lvm.importance import ImportanceWeightedELBO
+    from pyro_lvm.tempering import TemperedELBO
+
     tempered = (beta, warmup, free_bits) != (1.0, 0, 0.0)
     if bound not in ("elbo", "iwae"):
         raise PyroLvmError(f"--bound {bound}: expected elbo or iwae")

@@ -6,13 +6,15 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from pyro_lvm.data import BinarizationKind, ScalingKind
 from pyro_lvm.errors import PairError, PyroLvmError
-from pyro_lvm.source import DataSource
+
+if TYPE_CHECKING:
+    from pyro_lvm.source import DataSource
+
 
 RunArg = Annotated[Path, typer.Argument(help="Folder of a run that `pyro-lvm fit --out` saved.")]
 DataArg = Annotated[str, typer.Option("--data", help="Name of a data set (digits, mnist, ...) or a file.")]
@@ -25,7 +27,9 @@ BinarizeArg = Annotated[
 ]
 DropArg = Annotated[str | None, typer.Option("--drop", help="Columns of a table to leave out: A,B.")]
 LabelArg = Annotated[str | None, typer.Option("--label", help="Column of a table that holds labels, for the figures.")]
-FeaturesArg = Annotated[str | None, typer.Option("--features", help="Columns of a table to use: A,B; else all.")]
+FeaturesArg = Annotated[
+    str | None, typer.Option("--features", help="Columns of a table to use: A,B; else all, or those of the run.")
+]
 GuideArg = Annotated[str | None, typer.Option(help="Name of the guide, as in full or diagonal for ppca.")]
 LatentArg = Annotated[int | None, typer.Option(help="Number of latent coordinates.")]
 ComponentsArg = Annotated[int | None, typer.Option("--components", help="Number of components of a mixture.")]
@@ -51,6 +55,9 @@ def data_source(
     streamed: bool | None = None,
     binarize: str = "none",
 ) -> DataSource:
+    from pyro_lvm.data import BinarizationKind, ScalingKind
+    from pyro_lvm.source import DataSource
+
     named = {"drop": drop, "features": features}
     options: dict[str, Any] = {name: value.split(",") for name, value in named.items() if value is not None}
     if label is not None:

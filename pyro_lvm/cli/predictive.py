@@ -21,10 +21,7 @@ from pyro_lvm.cli.options import (
     RunArg,
     data_source,
 )
-from pyro_lvm.criticizing import ppc_run
 from pyro_lvm.errors import PyroLvmError
-from pyro_lvm.predictive import Replication
-from pyro_lvm.tables import predictive_table
 
 
 def ppc_command(
@@ -39,6 +36,17 @@ def ppc_command(
     replication: Annotated[
         str, typer.Option(help="mixed: replicates are new rows; posterior: the same rows, from their own latents.")
     ] = "mixed",
+    refits: Annotated[
+        int | None,
+        typer.Option(
+            "--refits",
+            help="Fits that the replicates are spread over, so that the parameters' uncertainty counts; 0 for none. "
+            "Else 20 for held-out rows of a small ppca or factor-analysis.",
+        ),
+    ] = None,
+    refit_steps: Annotated[
+        int, typer.Option("--refit-steps", help="Gradient steps of a refit, for a pair without an estimator.")
+    ] = 1000,
     rows: Annotated[
         int | None, typer.Option("--rows", help="As many rows at random; else all, if not too many.")
     ] = None,
@@ -65,7 +73,13 @@ def ppc_command(
     - `pyro-lvm ppc runs/ppca`
 
     - `pyro-lvm ppc runs/vae --data test.npy --statistics kurtosis,spectrum,my.py:longest_run --draws 1000 --json`
+
+    - `pyro-lvm ppc runs/vae --refits 20 --refit-steps 2000`
     """
+    from pyro_lvm.criticizing import ppc_run
+    from pyro_lvm.predictive import Replication
+    from pyro_lvm.tables import predictive_table
+
     if replication not in get_args(Replication):
         raise PyroLvmError(f"--replication {replication}: expected one of {', '.join(get_args(Replication))}")
     source = None if data is None else data_source(data, data_root, "none", drop, label, features)
@@ -76,6 +90,8 @@ def ppc_command(
         num_draws=draws,
         num_rows=rows,
         replication=cast(Replication, replication),
+        refits=refits,
+        refit_steps=refit_steps,
         out=out,
         root=None if data is not None else data_root,
         pair=pair,

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from pyro_lvm.cli.options import DeviceArg, FileArg, ForceArg, QuietArg, RootArg, RunArg
-from pyro_lvm.reporting import report_run
 
 
 def report_command(
@@ -27,6 +26,8 @@ def report_command(
 
     Example: `pyro-lvm report runs/ppca`
     """
+    from pyro_lvm.reporting import report_run
+
     written = report_run(run, out, root=data_root, pair=pair, device=device, seed=seed, force=force, progress=not quiet)
     if not quiet:
         print(f"saved {written}")

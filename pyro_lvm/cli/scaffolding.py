@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from pyro_lvm.cli.options import JsonArg, QuietArg
-from pyro_lvm.scaffold import LatentKind, NewPair, new_pair
+
+if TYPE_CHECKING:
+    from pyro_lvm.scaffold import NewPair
 
 
 def new_command(
@@ -32,6 +34,8 @@ def new_command(
 
     - `pyro-lvm new customer_kinds --latent discrete`
     """
+    from pyro_lvm.scaffold import LatentKind, new_pair
+
     made = new_pair(name, cast(LatentKind, latent))
     written, changed = ([os.path.relpath(path) for path in paths] for paths in (made.written, made.changed))
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -23,9 +23,11 @@ from pyro_lvm.cli.options import (
     data_source,
     pair_options,
 )
-from pyro_lvm.em import SelectionCurve
 from pyro_lvm.errors import PyroLvmError
-from pyro_lvm.selecting import check_curve_folder, save_curve, select_size
+
+if TYPE_CHECKING:
+    from pyro_lvm.em import SelectionCurve
+
 
 # Each is fitted, and to several folds.
 _MOST_CANDIDATES = 10_000
@@ -62,6 +64,8 @@ def select_command(
 
     - `pyro-lvm select ppca --data holes.csv --scale standard --range 1:5 --criterion imputation --out curves/holes`
     """
+    from pyro_lvm.selecting import check_curve_folder, save_curve, select_size
+
     if out is not None:
         # Before the work, not after it.
         check_curve_folder(out, force=force)

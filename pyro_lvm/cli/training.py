@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
 
-from pyro_lvm.artifact import METRICS
 from pyro_lvm.cli.objective import (
     OBJECTIVE_OPTIONS,
     BetaArg,
@@ -45,9 +44,10 @@ from pyro_lvm.cli.options import (
     typed,
 )
 from pyro_lvm.errors import PyroLvmError
-from pyro_lvm.figures import save_figures
-from pyro_lvm.runs import Method, Run, evaluate_run, fit_run
-from pyro_lvm.tables import grade_table
+
+if TYPE_CHECKING:
+    from pyro_lvm.runs import Run
+
 
 # What says how a run is shown or taken up, and nothing of the run.
 _NOT_REPEATED = ("force", "resume", "as_json", "quiet")
@@ -126,6 +126,9 @@ def fit_command(
 
     - `pyro-lvm fit ppca --data big.npy --out runs/big --checkpoint-every 60`, and `--resume` after a power cut
     """
+    from pyro_lvm.artifact import METRICS
+    from pyro_lvm.runs import Method, fit_run
+
     if method not in get_args(Method):
         raise PyroLvmError(f"--method {method}: expected one of {', '.join(get_args(Method))}")
     if method != "svi":
@@ -200,6 +203,8 @@ def evaluate_command(
 
     - `pyro-lvm evaluate runs/ppca --data new_rows.csv --json`
     """
+    from pyro_lvm.runs import evaluate_run
+
     source = None if data is None else data_source(data, data_root, "none", drop, label, features)
     result = evaluate_run(run, source, root=None if data is not None else data_root, pair=pair, device=device)
     _show(result, as_json, quiet)
@@ -219,13 +224,14 @@ def _refuse_options_of_svi(context: typer.Context, method: str) -> None:
 
 
 def _show(run: Run, as_json: bool, quiet: bool) -> None:
+    from pyro_lvm.tables import grade_table
+
     if as_json:
         print(json.dumps(run.metrics, indent=2))
     elif not quiet:
         m = run.metrics
-        Console().print(
-            grade_table(run.training, run.held_out, title=f"{m['pair']} ({m['guide']} guide) on {m['data']}")
-        )
+        guide = f" ({run.guide})" if run.guide else ""
+        Console().print(grade_table(run.training, run.held_out, title=f"{m['pair']}{guide} on {m['data']}"))
         steps = "" if m["stopped"] == "closed form" else f" after {m['steps']} step{'s' * (m['steps'] != 1)}"
         print(f"{m['stopped']}{steps}, {m['seconds']:.1f} s on {m['device']}")
         if m.get("rows_left_out"):
@@ -238,6 +244,8 @@ def _show(run: Run, as_json: bool, quiet: bool) -> None:
 
 
 def _figures(run: Run, out: Path) -> list[Path]:
+    from pyro_lvm.figures import save_figures
+
     assert run.fitted is not None
     d = run.dataset
     return save_figures(

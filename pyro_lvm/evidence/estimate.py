@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_lvm.wording import plus_minus
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -53,6 +55,17 @@ class Estimate:
         if self.shared_latents:
             return float(self.particle_errors.mean())
         return float(self.particle_errors.square().sum().sqrt()) / self.num_rows
+
+    def __str__(self) -> str:
+        """One line."""
+        drawn = f"; {self.num_particles:,} draws a row, ± {self.particle_standard_error:.2g}"
+        return (
+            f"{self.kind} {plus_minus(self.mean, self.row_standard_error)} nats a row over {self.num_rows:,} rows"
+            f"{drawn if self.num_particles else ''}"
+        )
+
+    def __repr__(self) -> str:
+        return f"Estimate({self})"
 
     def to_json(self) -> dict[str, Any]:
         """Means and errors as plain JSON; None for what is not known."""

@@ -119,6 +119,8 @@ class GuideFamily:
                 [_take_apart(name, site, len(x)) for name, site in samples(trace_of(pair.run_guide, x, summed))]
                 for _ in range(2)
             )
+        if not self._members:
+            raise PairError("the guide draws no latent: all are summed out, so that it has nothing to miss")
         for one, other in zip(self._members, again, strict=True):
             if any(not torch.equal(value, other.values[key]) for key, value in one.values.items()):
                 raise PairError(

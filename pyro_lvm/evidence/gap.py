@@ -20,6 +20,7 @@ from pyro_lvm.evidence.weights import WeightSums, chunk_limit, row_blocks
 from pyro_lvm.pair import HasLogEvidence, Pair
 from pyro_lvm.progress import Reporter
 from pyro_lvm.seeding import seeded
+from pyro_lvm.wording import plus_minus
 
 # Draws of the ELBO held at once, of each row.
 _DRAWS_AT_ONCE = 32
@@ -27,6 +28,11 @@ _DRAWS_AT_ONCE = 32
 _CHUNKS = 4
 # Nats a row below which nothing is worth mending.
 _NEGLIGIBLE = 0.1
+# What is to be done about each.
+LESS_BY_HEART = "stop earlier, drop out, or train the guide alone on draws from the model"
+BETTER_ENCODER = "a bigger encoder, or longer training of the guide"
+CORRELATED_FAMILY = "a guide with a full covariance"
+RICHER_FAMILY = "a richer family, such as a flow or a mixture, or a model whose posterior is simpler"
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,12 @@ class Gap:
         return None if self.full is None else self.full.mean - self.best.mean
 
     @property
+    def correlations_suffice(self) -> bool:
+        """Whether they give most of what the family lacks."""
+        gained = self.gained_by_full
+        return gained is not None and gained > 0.5 * max(0.0, float(self.approximation.mean()))
+
+    @property
     def approximation_standard_error(self) -> float:
         """Monte Carlo standard error of the mean approximation gap of these rows."""
         return math.hypot(self.evidence.particle_standard_error, self.best.particle_standard_error)
@@ -85,6 +97,18 @@ class Gap:
     def amortization_standard_error(self) -> float:
         """Monte Carlo standard error of the mean amortization gap of these rows."""
         return float(self.amortization_errors.square().sum().sqrt()) / len(self.amortization_errors)
+
+    def __str__(self) -> str:
+        """One line."""
+        lacks = plus_minus(float(self.approximation.mean()), self.approximation_standard_error)
+        misses = plus_minus(float(self.amortization.mean()), self.amortization_standard_error)
+        return (
+            f"log p(x) - ELBO = {float(self.total.mean()):.4g} nats a row over {self.elbo.num_rows:,} rows: the family "
+            f"lacks {lacks}, the encoder misses {misses}"
+        )
+
+    def __repr__(self) -> str:
+        return f"Gap({self})"
 
     def shifted(self, by: Tensor) -> Gap:
         """The same in other units: every estimate of a row higher by a number of its own, shape (rows,)."""
@@ -199,25 +223,16 @@ def advice(training: Gap, held_out: Gap | None = None) -> str:
         if lost > max(_NEGLIGIBLE, 3 * error) and lost > 0.5 * amortization:
             return (
                 f"the encoder overfits: it misses {lost:.2f} nats a row more on held-out rows than on those of its "
-                "training; stop earlier, drop out, or train the guide alone on draws from the model"
+                f"training; {LESS_BY_HEART}"
             )
     if max(approximation, amortization) < _NEGLIGIBLE:
         return "the guide is as good as exact for these rows: what is left to gain is a better model's"
     if amortization >= approximation:
-        return (
-            f"the encoder misses {amortization:.2f} nats a row that its own family has: a bigger encoder, or longer "
-            "training of the guide"
-        )
-    gained = judged.gained_by_full
-    if gained is not None and gained > 0.5 * approximation:
-        return (
-            f"the family lacks {approximation:.2f} nats a row, {gained:.2f} of which correlations would give: a guide "
-            "with a full covariance"
-        )
-    return (
-        f"the family lacks {approximation:.2f} nats a row, which correlations alone hardly give: a richer family, such "
-        "as a flow or a mixture, or a model whose posterior is simpler"
-    )
+        return f"the encoder misses {amortization:.2f} nats a row that its own family has: {BETTER_ENCODER}"
+    lacking = f"the family lacks {approximation:.2f} nats a row"
+    if judged.correlations_suffice:
+        return f"{lacking}, {judged.gained_by_full:.2f} of which correlations would give: {CORRELATED_FAMILY}"
+    return f"{lacking}, which correlations alone hardly give: {RICHER_FAMILY}"
 
 
 def _block(

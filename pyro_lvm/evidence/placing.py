@@ -15,13 +15,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to
 
-from pyro_lvm.elbo import row_frame
+from pyro_lvm.elbo import FIRST_ENUMERATED, row_frame
 from pyro_lvm.errors import PairError
 from pyro_lvm.pair import Half, Pair
 from pyro_lvm.plate import feeding
-
-# The rows have dimension -1; values that are summed over go to the left of it.
-_FIRST_ENUMERATED = -2
 
 
 @dataclass(frozen=True)
@@ -163,7 +160,7 @@ class Recording(Messenger):
 def trace_of(half: Half, x: Tensor, discrete: Collection[str]) -> Any:
     """A half's trace with its densities, all values of the discrete latents along dimensions of their own."""
     if discrete:
-        half = poutine.enum(config_enumerate(half, default="parallel"), first_available_dim=_FIRST_ENUMERATED)
+        half = poutine.enum(config_enumerate(half, default="parallel"), first_available_dim=FIRST_ENUMERATED)
     trace: Any = poutine.trace(half).get_trace(x)
     trace.compute_log_prob()
     return trace

@@ -21,6 +21,7 @@ from pyro_lvm.linear_gaussian import gaussian_kl
 from pyro_lvm.pair import Pair, refuse_holes
 from pyro_lvm.plate import feeding
 from pyro_lvm.seeding import seeded
+from pyro_lvm.wording import plus_minus
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,17 @@ class Terms:
     def reconstruction_standard_error(self) -> float:
         """Monte Carlo standard error of the mean reconstruction of these rows, where rows share no latents."""
         return float(self.reconstruction_errors.square().sum().sqrt()) / len(self.reconstruction)
+
+    def __str__(self) -> str:
+        """One line."""
+        reconstruction = plus_minus(float(self.reconstruction.mean()), self.reconstruction_standard_error)
+        return (
+            f"ELBO {float(self.elbo.mean()):.4g} = reconstruction {reconstruction} - KL "
+            f"{float(self.total_kl.mean()):.4g} nats a row over {len(self.reconstruction):,} rows"
+        )
+
+    def __repr__(self) -> str:
+        return f"Terms({self})"
 
     def to_json(self) -> dict[str, Any]:
         """Means over the rows as plain JSON."""

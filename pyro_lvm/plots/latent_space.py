@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pyro_lvm.errors import DataError
 from pyro_lvm.plots.images import array_of_axes
 from pyro_lvm.plots.latent import latent_map
-from pyro_lvm.plots.shared import as_matrix
+from pyro_lvm.plots.shared import UNLABELLED, as_matrix
 
 # Of the points, those that set the limits: a few far ones would make the rest a blot.
 _SHOWN = 99.5
@@ -27,9 +27,9 @@ def prior_and_posterior(
     dims: tuple[int, int] = (0, 1),
     axes: Any = None,
 ) -> npt.NDArray[Any]:
-    """Draw latent coordinates under the prior beside those under the guide, on the same scale, coloured by label.
+    """Draw latent coordinates under the prior beside those under the guide, on the same scale, the latter by label.
 
-    Under the prior a row's label says nothing of where it lies; under the guide it should.
+    Draws from the prior are no row's, and have no label.
 
     Args:
         prior: Draws from the prior, shape (rows, latent_dim), as many as ``posterior`` has.
@@ -58,15 +58,12 @@ def prior_and_posterior(
     columns = (0,) if after.shape[1] == 1 else dims
     names = [f"$z_{{{column + 1}}}$" for column in columns]
     titles = (r"Prior: $z \sim p(z)$", r"Posterior: $z \sim q(z \mid x)$")
-    for ax, z, title in zip(panels, (before, after), titles, strict=True):
-        latent_map(z, labels, label_names=label_names, dims=dims, axis_labels=names, ax=ax)
+    for ax, z, own, title in zip(panels, (before, after), (None, labels), titles, strict=True):
+        latent_map(z, own, label_names=label_names, dims=dims, axis_labels=names, ax=ax)
         ax.set_title(title)
-    # Under the prior, the middle of a class is nowhere; and one legend serves both.
-    for text in list(panels[0].texts):
-        text.remove()
-    legend = panels[0].get_legend()
-    if legend is not None:
-        legend.remove()
+    # The colour of the first class would say that they are of it.
+    for drawn in (*panels[0].collections, *panels[0].patches):
+        drawn.set_facecolor(UNLABELLED)
     both = np.concatenate([before, after])[:, columns]
     both = both[np.isfinite(both).all(1)]
     extent = 1.1 * float(np.percentile(np.abs(both - np.median(both, 0)), _SHOWN)) or 1.0

@@ -1,32 +1,25 @@
-"""Predictive checks as pictures: statistics against those of replicates, rows beside theirs, and ArviZ's own."""
+"""Predictive checks as pictures: statistics against those of replicates, and rows beside theirs."""
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyro_lvm.errors import DataError
 from pyro_lvm.plots.decoded import grey_range, image_rows
-from pyro_lvm.plots.shared import PALETTE, UNLABELLED, FloatArray, as_matrix, as_numbers, own_axes, short
+from pyro_lvm.plots.shared import UNLABELLED, as_matrix, as_numbers, own_axes, short
 from pyro_lvm.predictive import PredictiveCheck, StatisticCheck
 
 _COLOURS = {"misfit": "#D55E00", "doubtful": "#E69F00", "fits": "black"}
-# Numbers whose labels can be read below each other, and features that have a panel each.
-_MAX_NUMBERS, _MAX_PANELS = 40, 9
+# Numbers whose labels can be read below each other.
+_MAX_NUMBERS = 40
 # Numbers that half a page's width is enough for.
 _FEW = 14
-# Entries that make a density or a histogram: with more it doesn't change.
-_MAX_ENTRIES = 2000
-_MAX_CURVES = 50
 
 
 def statistic_check(one: StatisticCheck, ax: Axes | None = None) -> Axes:
@@ -57,7 +50,7 @@ def statistic_check(one: StatisticCheck, ax: Axes | None = None) -> Axes:
 def _histogram(one: StatisticCheck, colour: str, ax: Axes) -> None:
     observed, values = float(one.observed[0]), as_numbers(one.replicated)[:, 0]
     # Of two rows, say, the kurtosis is 1 but for rounding.
-    if np.ptp(values) > 1e-9 * np.abs(values).max():
+    if not one.alike:
         ax.hist(values, bins=min(40, max(8, len(values) // 12)), color=UNLABELLED, label="replicates")
     else:
         ax.axvline(values[0], color=UNLABELLED, linewidth=6, label="replicates, all alike")
@@ -116,8 +109,8 @@ def statistic_checks(check: PredictiveCheck) -> Figure:
     grid = figure.add_gridspec(line + 1, 4, height_ratios=heights)
     for i, (where, first) in places.items():
         statistic_check(check.statistics[i], figure.add_subplot(grid[where, first : first + widths[i]]))
-    which = "held-out rows" if check.held_out else "rows of the training (p-values are conservative)"
-    figure.suptitle(f"{check.num_rows:,} {which} against {check.num_draws} {check.replication} replicates")
+    mild = "" if check.held_out or not check.conservative else " (p-values are conservative)"
+    figure.suptitle(f"{check.rows}{mild} against {check.replicates}")
     return figure
 
 
@@ -159,144 +152,3 @@ def replicate_images(
         limits=grey_range(rows[:count]),
         axes=axes,
     )
-
-
-def density_overlay(data: Any, *, seed: int = 0) -> Figure:
-    """Draw the distribution of the rows' entries over those of replicates, by ArviZ: features apart, pixels together.
-
-    Args:
-        data: What :func:`pyro_lvm.predictive.to_arviz` gave.
-        seed: Of the choice of entries, where they are many.
-
-    Returns:
-        A figure: ArviZ's ``plot_ppc`` for an ``InferenceData``, its ``plot_ppc_dist`` for a ``DataTree``.
-
-    Raises:
-        DataError: ``data`` lacks a group, no entry is observed, or ArviZ isn't there for its form.
-    """
-    by_name = _by_panel(data, seed)
-    if isinstance(data, xr.DataTree):
-        return _of_collection(
-            _arviz_plots().plot_ppc_dist(
-                by_name, num_samples=_MAX_CURVES, **_collected(len(by_name["observed_data"].data_vars))
-            )
-        )
-    figure, axes = _panels(len(by_name.observed_data.data_vars))
-    draws = by_name.posterior_predictive.sizes["draw"]
-    with warnings.catch_warnings():
-        # Of a feature that never varies: its panel has no curve of the rows.
-        warnings.filterwarnings("ignore", "Your data appears to have a single value")
-        importlib.import_module("arviz").plot_ppc(
-            by_name,
-            ax=axes,
-            num_pp_samples=min(_MAX_CURVES, draws),
-            random_seed=seed,
-            colors=[PALETTE[0], "black", PALETTE[1]],
-            show=False,
-            textsize=8,
-        )
-    for ax in axes[1:]:
-        ax.get_legend().remove()
-    figure.suptitle("Entries of the rows, and of replicates")
-    return figure
-
-
-def pit_plot(data: Any, *, seed: int = 0) -> Figure:
-    """Draw where entries fall among their replicates (probability integral transform), by ArviZ.
-
-    Flat if the model is right and the rows were held out, under ``replication="mixed"``; heaped in the middle where the
-    model's rows are wider than the data's, at the ends where they are narrower. Replicates of a row's own posterior
-    have seen the row and heap in the middle anyway.
-
-    Args:
-        data: What :func:`pyro_lvm.predictive.to_arviz` gave.
-        seed: Of the choice of entries, where they are many.
-
-    Returns:
-        A figure: ArviZ's ``plot_bpv(kind="u_value")`` for an ``InferenceData``, its ``plot_ppc_pit`` for a
-        ``DataTree``.
-
-    Raises:
-        DataError: ``data`` lacks a group, no entry is observed, or ArviZ isn't there for its form.
-    """
-    by_name = _by_panel(data, seed)
-    if isinstance(data, xr.DataTree):
-        return _of_collection(
-            _arviz_plots().plot_ppc_pit(by_name, **_collected(len(by_name["observed_data"].data_vars)))
-        )
-    figure, axes = _panels(len(by_name.observed_data.data_vars))
-    importlib.import_module("arviz").plot_bpv(by_name, kind="u_value", ax=axes, show=False, textsize=8)
-    figure.suptitle("Where entries fall among their replicates")
-    return figure
-
-
-def _by_panel(data: Any, seed: int) -> Any:
-    """The same draws with a variable for each panel, without what is missing, which ArviZ can't draw."""
-    try:
-        observed, drawn = data["observed_data"], data["posterior_predictive"]
-        names = [name for name in observed.data_vars if name in drawn.data_vars]
-    except (KeyError, AttributeError) as error:
-        raise DataError(f"data lacks {error}: expected what to_arviz gave") from error
-    panels: dict[str, tuple[FloatArray, FloatArray]] = {}
-    random = np.random.default_rng(seed)
-    for name in names:
-        values, replicates = observed[name].values, drawn[name].values
-        flat, repeated = values.reshape(len(values), -1), replicates.reshape(*replicates.shape[:3], -1)
-        if observed[name].dims[1:] != ("feature",):
-            panels[name] = (flat.reshape(-1), repeated.reshape(*repeated.shape[:2], -1))
-            continue
-        # Spread over all, where they are many.
-        chosen = np.unique(np.linspace(0, flat.shape[1] - 1, min(flat.shape[1], _MAX_PANELS)).round().astype(int))
-        for i in chosen:
-            panels[str(observed["feature"].values[i])] = (flat[:, i], repeated[..., i])
-    variables: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-    for place, (name, (values, replicates)) in enumerate(panels.items()):
-        known = np.flatnonzero(np.isfinite(values))
-        if len(known) == 0:
-            continue
-        known = np.sort(random.choice(known, min(len(known), _MAX_ENTRIES), replace=False))
-        variables[0][short(name)] = ((f"entry_{place}",), values[known])
-        variables[1][short(name)] = (("chain", "draw", f"entry_{place}"), replicates[..., known])
-    if not variables[0]:
-        raise DataError("no entry of the rows is observed: expected some to draw")
-    groups = {"observed_data": xr.Dataset(variables[0]), "posterior_predictive": xr.Dataset(variables[1])}
-    if isinstance(data, xr.DataTree):
-        counted = {
-            name: group.assign_coords({dim: np.arange(size) for dim, size in group.sizes.items()})
-            for name, group in groups.items()
-        }
-        return xr.DataTree.from_dict(counted)
-    return importlib.import_module("arviz").InferenceData(**groups)
-
-
-def _layout(count: int) -> tuple[int, int, tuple[float, float]]:
-    """Lines, columns, and the figure's size in inches."""
-    columns = min(3, count)
-    lines = -(-count // columns)
-    return lines, columns, (3.6 * columns + 0.6, 2.7 * lines + 0.6)
-
-
-def _panels(count: int) -> tuple[Figure, Any]:
-    lines, columns, size = _layout(count)
-    figure = plt.figure(figsize=size, layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).reshape(-1)
-    for ax in axes[count:]:
-        ax.set_axis_off()
-    return figure, axes[:count]
-
-
-def _collected(count: int) -> dict[str, Any]:
-    _, columns, size = _layout(count)
-    return {"backend": "matplotlib", "col_wrap": columns, "figure_kwargs": {"figsize": size, "layout": "constrained"}}
-
-
-def _arviz_plots() -> Any:
-    try:
-        return importlib.import_module("arviz_plots")
-    except ImportError as error:
-        raise DataError("arviz-plots isn't installed, which draws a DataTree: install it with pip") from error
-
-
-def _of_collection(collection: Any) -> Figure:
-    figure: Figure = collection.viz["figure"].item()
-    return figure

@@ -3,6 +3,7 @@
 from pyro_lvm.predictive.checks import check
 from pyro_lvm.predictive.drawing import Prediction, posterior_predictive, predict, prior_predictive
 from pyro_lvm.predictive.exchange import loo, to_arviz
+from pyro_lvm.predictive.refitting import Refit
 from pyro_lvm.predictive.replicating import Draws, Replication, observed_rows, replicate
 from pyro_lvm.predictive.results import PredictiveCheck, StatisticCheck
 from pyro_lvm.predictive.statistics import DEFAULT_STATISTICS, STATISTICS, Statistic
@@ -14,6 +15,7 @@ __all__ = [
     "Draws",
     "Prediction",
     "PredictiveCheck",
+    "Refit",
     "Replication",
     "RowWeights",
     "Statistic",

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from pyro_lvm.errors import DataError
 from pyro_lvm.pair import Pair
-from pyro_lvm.predictive.replicating import Replication, find_sites, observed_rows, replicate
+from pyro_lvm.predictive.measuring import Measuring
+from pyro_lvm.predictive.refitting import Refit, Refits, replicate_by_refits
+from pyro_lvm.predictive.replicating import Replication, find_sites, observed_rows
 from pyro_lvm.predictive.results import MISFIT, PredictiveCheck, StatisticCheck
 from pyro_lvm.predictive.statistics import Function, Statistic, choose
 from pyro_lvm.seeding import derived_seed
 
-# Rows that the model's own units are taken from, at least.
-_UNIT_ROWS = 1000
+# Fits of a check that is told what the pair was fitted to.
+_REFITS = 20
 
 
 def check(
@@ -28,6 +28,10 @@ def check(
     held_out: bool,
     num_draws: int = 400,
     replication: Replication = "mixed",
+    trained_on: Tensor | None = None,
+    refits: int | None = None,
+    refit: Refit | None = None,
+    refit_steps: int = 1000,
     site: str | None = None,
     in_units: Callable[[Tensor], Tensor] | None = None,
     feature_names: Sequence[str] | None = None,
@@ -39,9 +43,20 @@ def check(
     .. math:: p = P\bigl(T(x^{\text{rep}}) \ge T(x)\bigr), \qquad \text{two-sided}
 
     Replicates have holes where the rows have them. Under ``mixed`` they are new rows of the population that the model
-    describes, latents and all, so that a wrong distribution of the latents shows; on held-out rows the p-values are
-    then uniform if the model is right. Under ``posterior`` each row's latent is inferred from the row itself, and what
-    shows is what the latents can't explain.
+    describes, latents and all, so that a wrong distribution of the latents shows. Under ``posterior`` each row's latent
+    is inferred from the row itself, and what shows is what the latents can't explain.
+
+    On held-out rows mixed p-values are uniform if the model is right and its parameters are known. They are estimated:
+    told what the pair was fitted to, the check counts that too. The pair draws tables of its own to train and to check
+    on, is fitted anew to the former, and what is compared is how far a table lies from what *its* fit expects:
+
+    .. math::
+
+        p = P\Bigl(\frac{T(x^r) - m(\theta^r)}{s(\theta^r)} \ge \frac{T(x) - m(\hat\theta)}{s(\hat\theta)}\Bigr),
+        \qquad x^r, y^r \sim p(\cdot \mid \hat\theta), \quad \theta^r = \text{refit}(y^r)
+
+    with m and s the mean and standard deviation of T under a fit: a studentized parametric bootstrap of the whole
+    check. On the rows of the training, where :math:`x^r = y^r`, it makes p-values uniform too.
 
     Args:
         pair: Any pair.
@@ -49,13 +64,22 @@ def check(
         statistics: Names of :data:`pyro_lvm.predictive.STATISTICS`, ``FILE.py:FUNCTION``, or functions of one table of
             rows in the data's units, NaN where missing, to a number or several; None for
             :data:`pyro_lvm.predictive.DEFAULT_STATISTICS`.
-        held_out: Whether the rows were kept out of training. On others p-values are conservative, and labelled so.
+        held_out: Whether the rows were kept out of training. On others p-values are conservative, and labelled so,
+            unless there are refits.
         num_draws: Replicates S; the least p-value is 2 / (S + 1) of a single number, 1 / (S + 1) of several together.
         replication: Where the replicates' latents come from.
+        trained_on: The rows that the pair was fitted to, shape (rows, ...), of which number and holes count; None takes
+            the parameters for known. Not for rows of the training, which are that themselves.
+        refits: Fits that the replicates are spread over; None for 20 with ``trained_on``, else none. On the rows of the
+            training as many as replicates.
+        refit: How rows become a fitted :class:`pyro_lvm.Pair`; None for the model's estimator, where it has one, to the
+            nearest maximum of the likelihood, else for training that goes on from the fitted parameters, which the pair
+            has again afterwards.
+        refit_steps: Steps of that training, on batches of 256: as many as take the pair to its optimum from nearby.
         site: The observed site; None where there is but one.
         in_units: Takes rows as the pair sees them to the data's units.
         feature_names: The features' names.
-        seed: Of the replicates; the caller's random state is left as it was.
+        seed: Of the replicates and refits; the caller's random state is left as it was.
         progress: Show how far it is.
 
     Returns:
@@ -63,15 +87,19 @@ def check(
 
     Raises:
         DataError: There are fewer than two rows, a statistic is unknown or doesn't give numbers, all entries are
-            missing, or ``num_draws`` isn't positive.
-        PairError: What :func:`pyro_lvm.predictive.posterior_predictive` raises.
+            missing, ``num_draws`` isn't positive, or refits are asked for without rows to refit on.
+        PairError: What :func:`pyro_lvm.predictive.posterior_predictive` raises; the model doesn't make whole rows,
+            which refits need.
+        TrainingError: A refit failed.
 
     Warns:
         UserWarning: The draws are too few for any p-value to tell.
 
     Sources: Gelman, Meng & Stern 1996, "Posterior predictive assessment of model fitness via realized discrepancies",
     Statistica Sinica 6; Robins, van der Vaart & Ventura 2000, "Asymptotic distribution of p values in composite null
-    models", JASA 95, for why those on the rows of the training are conservative.
+    models", JASA 95, for why those on the rows of the training are conservative; Davison & Hinkley 1997, "Bootstrap
+    methods and their application", section 6.3.3, and Hjort, Dahl & Steinbakk 2006, "Post-processing posterior
+    predictive p values", JASA 101, for refits.
     """
     chosen = choose(statistics)
     if num_draws < 1:
@@ -85,10 +113,7 @@ def check(
         raise DataError(f"all entries of {len(x)} rows are missing: expected some to compare replicates with")
     name = find_sites(pair, x).choose(site)
 
-    def drawn(count: int, seed: int, progress: bool) -> Iterator[Tensor]:
-        for draws in replicate(pair, x, count, replication=replication, seed=seed, progress=progress):
-            yield to_units(draws.observed[name].double()).masked_fill(missing, torch.nan)
-
+    count = _count_refits(trained_on, refits, refit, held_out, num_draws)
     least = 2 / (num_draws + 1)
     if least > MISFIT:
         warnings.warn(
@@ -96,66 +121,45 @@ def check(
             f"rows stray: take {round(2 / MISFIT) - 1} or more",
             stacklevel=2,
         )
-    # Units of the model's own: were they the rows', statistics of the rows would be drawn towards them.
-    unit_seed = derived_seed(seed, num_draws, 1)
-    units = _Units.of(list(drawn(-(-_UNIT_ROWS // len(x)), unit_seed, False)))
-    replicated: dict[str, list[Tensor]] = {statistic.name: [] for statistic in chosen}
-    for part in drawn(num_draws, seed, progress):
-        for statistic in chosen:
-            replicated[statistic.name].append(units.evaluate(statistic, part))
-    checks = [
-        _compared(statistic, units.evaluate(statistic, observed[None])[0], replicated[statistic.name], feature_names)
-        for statistic in chosen
-    ]
-    return PredictiveCheck(tuple(checks), replication, len(x), num_draws, held_out, seed)
+    measuring = Measuring(x, name, missing, to_units, tuple(chosen), replication)
+    manner = Refits(trained_on, count, refit, refit_steps) if count else None
+    if manner is None:
+        units = measuring.units(pair, derived_seed(seed, num_draws, 1))
+        replicated = measuring.replicated(pair, units, num_draws, seed, progress=progress)
+    else:
+        units, replicated = replicate_by_refits(pair, measuring, manner, num_draws, seed=seed, progress=progress)
+    own = measuring.evaluate(units, observed[None])
+    checks = [_compared(one, own[one.name][0], replicated[one.name], feature_names) for one in chosen]
+    words = "" if manner is None else manner.manner(pair)
+    return PredictiveCheck(tuple(checks), replication, len(x), num_draws, held_out, seed, count, words)
 
 
-@dataclass(frozen=True)
-class _Units:
-    """Place and unit of each feature, shape (features,)."""
-
-    place: Tensor
-    unit: Tensor
-
-    @classmethod
-    def of(cls, tables: list[Tensor]) -> _Units:
-        rows = torch.cat([table.flatten(0, 1).flatten(1) for table in tables])
-        place = rows.nanmean(0)
-        unit = (rows - place).square().nanmean(0).sqrt()
-        return cls(place.nan_to_num(0.0), torch.where(unit > 0, unit, 1.0))
-
-    def evaluate(self, statistic: Statistic, tables: Tensor) -> Tensor:
-        """A statistic of tables in the data's units, shape (draws, rows, ...): (draws, numbers), float64."""
-        if statistic.own:
-            return torch.stack([_own_value(statistic, table) for table in tables])
-        rows = tables.flatten(2)
-        relative = (rows - self.place if statistic.centred else rows) / self.unit
-        value: Tensor = statistic.function(relative)
-        return value if value.dim() == 2 else value[:, None]
-
-
-def _own_value(statistic: Statistic, table: Tensor) -> Tensor:
-    try:
-        value = torch.as_tensor(statistic.function(table), dtype=torch.float64).reshape(-1)
-    except Exception as error:
+def _count_refits(
+    trained_on: Tensor | None, refits: int | None, refit: Refit | None, held_out: bool, num_draws: int
+) -> int:
+    if refits is None:
+        if refit is not None and trained_on is None:
+            raise DataError("refit without rows: expected trained_on, the rows that the pair was fitted to")
+        return min(_REFITS, num_draws) if trained_on is not None else 0
+    if refits < 1:
+        raise DataError(f"refits={refits}: expected a whole number from 1 up, or None")
+    if held_out and trained_on is None:
         raise DataError(
-            f"statistic '{statistic.name}' of rows of shape {tuple(table.shape)} failed ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no message'}): expected a number or several"
-        ) from error
-    if value.numel() == 0:
-        raise DataError(f"statistic '{statistic.name}' gave nothing: expected a number or several")
-    return value
+            f"refits={refits} without rows to refit on: expected trained_on, those that the pair was fitted to"
+        )
+    if not held_out and trained_on is not None:
+        raise DataError("trained_on beside rows of the training: expected these alone, as x, all of them")
+    return refits
 
 
 def _compared(
-    statistic: Statistic, observed: Tensor, replicated: list[Tensor], feature_names: Sequence[str] | None
+    statistic: Statistic, observed: Tensor, values: Tensor, feature_names: Sequence[str] | None
 ) -> StatisticCheck:
-    if any(part.shape[1:] != observed.shape for part in replicated):
+    if values.shape[1:] != observed.shape:
         raise DataError(
             f"statistic '{statistic.name}' gave other numbers of a replicate: expected as many of each table"
         )
     labels = statistic.labels(len(observed), feature_names)
-    values = torch.cat(replicated)
     # Of a feature that nobody has measured there is nothing to say.
     defined = observed.isfinite()
     values = values[:, defined]

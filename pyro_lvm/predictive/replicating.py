@@ -13,10 +13,10 @@ from pyro.infer import infer_discrete
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from pyro_lvm.elbo import draw_rows, row_frame
-from pyro_lvm.errors import DataError, PairError
+from pyro_lvm.elbo import FIRST_ENUMERATED, draw_rows, row_frame
+from pyro_lvm.errors import DataError, PairError, PyroLvmError
 from pyro_lvm.evidence.weights import chunk_limit, row_blocks
-from pyro_lvm.pair import Pair, refuse_holes
+from pyro_lvm.pair import Pair, holes_refused, refuse_holes
 from pyro_lvm.plate import feeding
 from pyro_lvm.progress import Reporter
 from pyro_lvm.seeding import derived_seed, seeded
@@ -30,8 +30,6 @@ guide, each row's own latents from their prior: new rows of the same population.
 Spiegelhalter 2007, Bayesian Analysis 2.)
 """
 
-# The rows have dimension -1, and draw_rows refuses to sum out where there is another.
-_FIRST_ENUMERATED = -2
 # Rows that show what sites a model has.
 _PROBE_ROWS = 16
 
@@ -90,6 +88,7 @@ def replicate(
     replication: Replication,
     seed: int = 0,
     progress: bool = False,
+    sites: Sites | None = None,
 ) -> Iterator[Draws]:
     """Draw latents and observations for rows, as many draws at a time as are small enough.
 
@@ -104,6 +103,7 @@ def replicate(
         replication: Where the latents come from.
         seed: Of the draws; the caller's random state is left as it was.
         progress: Show how far it is.
+        sites: What :func:`find_sites` finds for such rows, if that is known.
 
     Yields:
         Draws for all rows, ``num_draws`` in all.
@@ -117,7 +117,7 @@ def replicate(
         raise DataError(f"num_draws={num_draws}: expected a whole number from 1 up")
     if replication not in get_args(Replication):
         raise DataError(f"replication={replication!r}: expected one of {', '.join(get_args(Replication))}")
-    sites = find_sites(pair, x)
+    sites = sites or find_sites(pair, x)
     if replication == "posterior" or (replication == "mixed" and sites.shared):
         refuse_holes(pair, x)
     # What rows share is to be drawn anew for each draw, and an autoguide's plates have a size of their own.
@@ -127,7 +127,15 @@ def replicate(
     with Reporter(f"{replication} replicates", enabled=progress) as reporter:
         while done < num_draws:
             count = min(copies, num_draws - done)
-            yield _draw(pair, x, count, replication, sites, derived_seed(seed, done))
+            try:
+                draws = _draw(pair, x, count, replication, sites, derived_seed(seed, done))
+            except PyroLvmError:
+                raise
+            except ValueError as error:
+                if replication == "prior" or not _only_holes_stop(pair, x):
+                    raise
+                raise holes_refused(pair, int(x.isnan().sum())) from error
+            yield draws
             done += count
             reporter.update(done, num_draws, "draws")
 
@@ -156,7 +164,7 @@ def find_sites(pair: Pair, x: Tensor) -> Sites:
         whole = [name for name in observed if _holds(found[name], some)]
         drawn = [_free_draw(pair, rows, observed) for rows in (some, some.roll(1, 0))]
     for name in whole:
-        if not torch.equal(drawn[0][name], drawn[1][name]):
+        if not torch.allclose(drawn[0][name], drawn[1][name], rtol=0, atol=0, equal_nan=True):
             raise PairError(
                 f"the model's draws of '{name}' depend on the rows that it is to draw: what it makes of their values "
                 "before it observes them is no replicate; take x for its shape alone"
@@ -176,7 +184,7 @@ def observed_rows(pair: Pair, x: Tensor, site: str | None = None) -> Tensor:
     with pair.evaluating(), poutine.block(), feeding(None), seeded(0):
         for block, _ in row_blocks(pair, x):
             trace: Any = poutine.trace(pair.run_model).get_trace(block)
-            value = _rows_first(trace.nodes[name], len(block))
+            value = rows_first(trace.nodes[name], len(block))
             if name in sites.whole_rows:
                 value = block.reshape(value.shape)
             parts.append(value.cpu())
@@ -209,6 +217,18 @@ def _draw(pair: Pair, x: Tensor, copies: int, replication: Replication, sites: S
     )
 
 
+def _only_holes_stop(pair: Pair, x: Tensor) -> bool:
+    """Whether a guide that says nothing of missing entries, and failed on some, runs on the same rows filled."""
+    if not x.is_floating_point() or not bool(x.isnan().any()):
+        return False
+    with pair.evaluating(), poutine.block(), feeding(None), seeded(0):
+        try:
+            pair.run_guide(x[:_PROBE_ROWS].nan_to_num().to(pair.device))
+        except ValueError:
+            return False
+    return True
+
+
 def _latents(
     pair: Pair, rows: Tensor, total_rows: int, replication: Replication, sites: Sites
 ) -> tuple[Any, Tensor | None]:
@@ -224,9 +244,7 @@ def _latents(
                     "posterior is not known; draw it in the guide, inside the same plate"
                 )
             return draw.guide, log_weights
-        drawing = infer_discrete(
-            poutine.replay(pair.run_model, trace=draw.guide), first_available_dim=_FIRST_ENUMERATED
-        )
+        drawing = infer_discrete(poutine.replay(pair.run_model, trace=draw.guide), first_available_dim=FIRST_ENUMERATED)
         return poutine.trace(drawing).get_trace(rows), log_weights
     if replication == "mixed" and sites.shared:
         return shared_part(poutine.trace(pair.run_guide).get_trace(rows), len(rows)), None
@@ -244,7 +262,7 @@ def shared_part(trace: Any, num_rows: int) -> Any:
 
 def _split(model: Any, sites: Sites, copies: int, num_rows: int, log_weights: Tensor | None) -> Draws:
     def rows_of(site: Any) -> Tensor:
-        value = _rows_first(site, copies * num_rows)
+        value = rows_first(site, copies * num_rows)
         return value.reshape(copies, num_rows, *value.shape[1:]).cpu()
 
     found = dict(_samples(model))
@@ -289,14 +307,15 @@ def _frame(site: Any, num_rows: int) -> Any:
     return row_frame(site["cond_indep_stack"], num_rows)
 
 
-def _rows_first(site: Any, num_rows: int) -> Tensor:
+def rows_first(site: Any, num_rows: int) -> Tensor:
+    """A site's value with its rows along the first dimension."""
     value: Tensor = site["value"]
     return value.movedim(_frame(site, num_rows).dim - site["fn"].event_dim, 0)
 
 
 def _holds(site: Any, rows: Tensor) -> bool:
     """Whether a site's values are the rows' own, but for what fills their holes."""
-    value = _rows_first(site, len(rows))
+    value = rows_first(site, len(rows))
     if value.numel() != rows.numel():
         return False
     given = rows.reshape(value.shape)

@@ -11,11 +11,19 @@ from torch import Tensor
 
 from pyro_lvm.errors import DataError
 from pyro_lvm.predictive.replicating import Replication
+from pyro_lvm.wording import plus_minus
 
 Verdict = Literal["misfit", "doubtful", "fits"]
 
 # Two-sided p-values up to which a line is called so.
 MISFIT, _DOUBTFUL = 0.01, 0.05
+# What sums of many float64 numbers may differ by that would be the same but for their order.
+_ROUNDING = 1e-9
+UNITS = (
+    "features in the replicates' units, of mean 0 and standard deviation 1; for functions of your own in the data's "
+    "units"
+)
+"""In what units statistics are."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,27 @@ class StatisticCheck:
     def z(self) -> float:
         """Of the number that strays most: how many of the replicates' standard deviations above their mean."""
         own = self.replicated[:, self.worst]
-        apart, spread = float(self.observed[self.worst] - own.mean()), float(own.std())
-        return apart / spread if spread > 0 else 0.0 if apart == 0 else float(np.copysign(np.inf, apart))
+        apart = float(self.observed[self.worst] - own.mean())
+        if not self.alike:
+            return apart / float(own.std())
+        return 0.0 if abs(apart) <= _ROUNDING * float(own.abs().max()) else float(np.copysign(np.inf, apart))
+
+    @property
+    def alike(self) -> bool:
+        """Whether that number is the same in all replicates, but for rounding."""
+        own = self.replicated[:, self.worst]
+        return float(own.max() - own.min()) <= _ROUNDING * float(own.abs().max())
+
+    @property
+    def label(self) -> str:
+        """The statistic's name; of several numbers, also which one strays most."""
+        return self.name if len(self.labels) == 1 else f"{self.name}: {self.labels[self.worst]}"
+
+    @property
+    def expected(self) -> str:
+        """In words, that number in the replicates: mean and standard deviation."""
+        own = self.replicated[:, self.worst]
+        return f"{own[0]:.3g}, all alike" if self.alike else plus_minus(float(own.mean()), float(own.std()))
 
     @property
     def verdict(self) -> Verdict:
@@ -80,11 +107,21 @@ class StatisticCheck:
         tables = torch.cat([self.replicated, self.observed[None]])
         centred = tables - tables.mean(0)
         spread = tables.std(0)
-        return torch.where(spread > 0, centred.abs() / spread, 0.0)
+        return torch.where(spread > _ROUNDING * tables.abs().amax(0), centred.abs() / spread, 0.0)
 
     def _strays(self) -> tuple[Tensor, Tensor]:
         strays = self._deviations().amax(1)
         return strays[-1], strays[:-1]
+
+    def __str__(self) -> str:
+        """One line."""
+        return (
+            f"{self.label}: rows {self.observed[self.worst]:.3g}, replicates {self.expected}, p = {self.p_value:.2g}: "
+            f"{self.verdict}"
+        )
+
+    def __repr__(self) -> str:
+        return f"StatisticCheck({self})"
 
     def to_json(self) -> dict[str, Any]:
         """The figures as plain JSON."""
@@ -116,6 +153,8 @@ class PredictiveCheck:
         num_draws: Replicates S.
         held_out: Whether the rows were kept out of training.
         seed: Of the replicates.
+        refits: Fits that the replicates are spread over; 0 where the parameters are taken for known.
+        manner: In words, how the pair was fitted anew.
     """
 
     statistics: tuple[StatisticCheck, ...]
@@ -124,6 +163,8 @@ class PredictiveCheck:
     num_draws: int
     held_out: bool
     seed: int
+    refits: int = 0
+    manner: str = ""
 
     def __getitem__(self, name: str) -> StatisticCheck:
         """The check of the statistic of this name."""
@@ -135,7 +176,13 @@ class PredictiveCheck:
     @property
     def conservative(self) -> bool:
         """Whether p-values are nearer to 1/2 than the uniform that they have on rows of the model's own."""
-        return not self.held_out or self.replication == "posterior"
+        return (not self.held_out and not self.refits) or self.replication == "posterior"
+
+    @property
+    def replicates(self) -> str:
+        """In words, what the rows were compared with."""
+        made = f"{self.num_draws} {self.replication} replicates"
+        return f"{made} of {self.refits} refits" if self.refits else made
 
     @property
     def note(self) -> str:
@@ -145,12 +192,41 @@ class PredictiveCheck:
                 "conservative: each replicate's latents come from the row that it is compared with; a small p-value "
                 "tells, a large one tells nothing"
             )
+        if self.refits:
+            return (
+                f"uniform from 0 to 1 if the model is right: the pair was fitted anew {self.manner} to each of "
+                f"{self.refits} tables of its own making, so that what it doesn't know about its parameters counts"
+            )
         if not self.held_out:
             return (
                 "conservative: the model was fitted to these rows, so that replicates follow them more closely than "
                 "new rows would; a small p-value tells, a large one tells little"
             )
-        return "uniform from 0 to 1 if the model is right, but for what it doesn't know about its parameters"
+        return (
+            "uniform from 0 to 1 if the model is right, but for what it doesn't know about its parameters, which only "
+            "refits count"
+        )
+
+    @property
+    def rows(self) -> str:
+        """In words, the rows."""
+        return f"{self.num_rows:,} {'held-out' if self.held_out else 'training'} rows"
+
+    def __str__(self) -> str:
+        """A line a statistic, as on the command line."""
+        lines = [("statistic", "rows", "replicates", "p", "verdict")]
+        for one in self.statistics:
+            observed = f"{one.observed[one.worst]:.3g}"
+            lines.append((one.label, observed, one.expected, f"{one.p_value:.2g}", one.verdict))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        title = f"{self.rows} against {self.replicates}"
+        return "\n".join([title, *map(str.rstrip, table), f"p-values: {self.note}", f"statistics: {UNITS}"])
+
+    def __repr__(self) -> str:
+        misfits = ", ".join(one.name for one in self.misfits) or "none"
+        found = f"{len(self.statistics)} statistics, misfit: {misfits}"
+        return f"PredictiveCheck({self.rows} against {self.replicates}: {found})"
 
     @property
     def misfits(self) -> tuple[StatisticCheck, ...]:
@@ -164,6 +240,7 @@ class PredictiveCheck:
             "num_rows": self.num_rows,
             "num_draws": self.num_draws,
             "held_out": self.held_out,
+            "refits": self.refits,
             "conservative": self.conservative,
             "note": self.note,
             "seed": self.seed,

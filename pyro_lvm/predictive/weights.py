@@ -24,7 +24,7 @@ from pyro_lvm.predictive.replicating import find_sites, replicate, shared_part
 from pyro_lvm.seeding import derived_seed, seeded
 
 # Pareto-k above which draws of the guide don't stand for the posterior (Vehtari et al. 2024).
-_UNRELIABLE = 0.7
+UNRELIABLE = 0.7
 # Of so many rows each carries nothing of what all share.
 _ENDLESS = sys.maxsize
 # Weights that a Pareto tail is fitted to, at least; and nats between them below which there is no tail.
@@ -64,9 +64,15 @@ class RowWeights:
         return self._smoothed[0]
 
     @property
+    def effective_share(self) -> Tensor:
+        """Effective sample size of each row's weights over the draws, from 1 / draws to 1, shape (rows,)."""
+        values = self.log_weights.double()
+        return (2 * values.logsumexp(0) - (2 * values).logsumexp(0)).exp() / len(values)
+
+    @property
     def num_unreliable(self) -> int:
         """Rows whose k is above 0.7."""
-        return int((self.pareto_k > _UNRELIABLE).sum())
+        return int((self.pareto_k > UNRELIABLE).sum())
 
     @cached_property
     def _smoothed(self) -> tuple[Tensor, Tensor]:

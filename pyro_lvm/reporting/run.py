@@ -15,9 +15,11 @@ from pyro_lvm.data.writing import check_new_file
 from pyro_lvm.errors import PairError
 from pyro_lvm.evidence import Terms
 from pyro_lvm.figures import save_figures
-from pyro_lvm.judging import RunEvidence, RunLatent, evidence_run, latent_run
+from pyro_lvm.judging import RunEvidence, RunJudgement, evidence_run
+from pyro_lvm.mapping import RunLatent, latent_run
 from pyro_lvm.progress import Reporter
 from pyro_lvm.reading import LoadedRun, load_run
+from pyro_lvm.reporting.judgement import judged, judgement_finding, judgement_section
 from pyro_lvm.reporting.page import Figure, Finding, Page, Section
 from pyro_lvm.runs import Run, evaluate_run
 from pyro_lvm.tables import evidence_table, grade_table, neighbourhoods_table, predictive_table
@@ -88,25 +90,28 @@ def report_run(
         graded = evaluate_run(loaded)
         # Not before the run was found: a report makes no folder of its own.
         check_new_file(path, force=force or out is None)
-        reporter.update(1, 5, "graded")
+        reporter.update(1, 6, "graded")
         evidence = _estimated(loaded, seed)
-        reporter.update(2, 5, "evidence")
+        reporter.update(2, 6, "evidence")
+        verdicts = judged(loaded, Path(folder) / "judgement", seed)
+        reporter.update(3, 6, "posterior")
         latent = _latent(loaded, Path(folder) / "latent", seed)
-        reporter.update(3, 5, "latent space")
+        reporter.update(4, 6, "latent space")
         checked = _checked(loaded, Path(folder) / "ppc", seed)
-        reporter.update(4, 5, "predictive checks")
+        reporter.update(5, 6, "predictive checks")
         page = Page(_title(graded), _subtitle(graded))
-        page.findings = _findings(graded, evidence, checked)
+        page.findings = _findings(graded, evidence, checked, verdicts)
         page.sections = [
             _what(graded),
             _training(graded, Path(folder) / "fit"),
             *([] if evidence is None else [_evidence(evidence)]),
+            *([] if verdicts is None else [judgement_section(verdicts)]),
             *([] if latent is None else [_latent_space(latent)]),
             *([] if checked is None else [_predictive(checked)]),
             _repeat(graded),
         ]
         page.write(path)
-        reporter.update(5, 5, "written")
+        reporter.update(6, 6, "written")
     return path
 
 
@@ -117,10 +122,13 @@ def _title(run: Run) -> str:
 def _subtitle(run: Run) -> str:
     m = run.metrics
     steps = "" if m["stopped"] == "closed form" else f" after {m['steps']:,} steps"
-    return f"{m['guide']} guide; {m['stopped']}{steps}, {m['seconds']:.1f} s on {m['device']}; seed {m['seed']}"
+    guide = f"{run.guide}; " if run.guide else ""
+    return f"{guide}{m['stopped']}{steps}, {m['seconds']:.1f} s on {m['device']}; seed {m['seed']}"
 
 
-def _findings(run: Run, evidence: RunEvidence | None, checked: RunCheck | None) -> list[Finding]:
+def _findings(
+    run: Run, evidence: RunEvidence | None, checked: RunCheck | None, verdicts: RunJudgement | None
+) -> list[Finding]:
     """What a reader should know first, the worst at the top."""
     found: list[Finding] = []
     m, graded = run.metrics, run.training
@@ -168,6 +176,8 @@ def _findings(run: Run, evidence: RunEvidence | None, checked: RunCheck | None) 
         found += _collapse(evidence.terms)
     if checked is not None:
         found += fit_findings(checked)
+    if verdicts is not None:
+        found.append(judgement_finding(verdicts))
     return sorted(found, key=lambda one: one.level == "good")
 
 
@@ -216,7 +226,8 @@ def fit_findings(checked: RunCheck) -> list[Finding]:
                 "look",
                 f"The guide misses a part of the posterior of {share:.0%} of the rows: Pareto k above {_BAD_PARETO_K}, "
                 f"and less than {_NEARLY_ALL:.0%} of their draws effective.",
-                "What is computed from its draws is off there: take a richer guide.",
+                "What is computed from its draws is off there; pyro-lvm gap says whether a larger encoder would mend "
+                "it or a richer family.",
             )
             if share > _FEW_ROWS
             else Finding(

@@ -13,6 +13,8 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _tidy() -> Iterator[None]:
+    # Of tests elsewhere that came before in this process.
+    plt.close("all")
     with warnings.catch_warnings():
         # matplotlib says so when text doesn't fit, a limit is singular or a glyph is missing.
         warnings.simplefilter("error", UserWarning)

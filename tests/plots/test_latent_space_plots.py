@@ -35,6 +35,7 @@ class TestPriorAndPosterior:
         assert axes[0].get_xlim() == axes[1].get_xlim()
         assert axes[0].get_ylim() == axes[1].get_ylim()
         assert axes[0].get_legend() is None
+        assert len(np.unique(axes[0].collections[0].get_facecolor(), axis=0)) == 1, "a draw from the prior has no label"
         assert axes[1].get_legend() is not None
         draw(axes[0])
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
+from arviz import InferenceData
 from matplotlib.figure import Figure
 
 from pyro_lvm import Pair, plots
@@ -98,3 +100,44 @@ def test_arviz_of_the_other_line(pair: Pair) -> None:
         return
     assert isinstance(plots.density_overlay(data), Figure)
     assert isinstance(plots.pit_plot(data), Figure)
+
+
+@pytest.fixture(scope="module")
+def counts() -> InferenceData:
+    """Replicates of counts by the model that made them, a few far out, and features more than panels."""
+    random = np.random.default_rng(0)
+    rates = np.linspace(0.3, 3.0, 12)
+    drawn = random.poisson(rates, size=(1, 100, 400, 12)).astype(float)
+    drawn[0, :3, 0] = 5000.0
+    groups = {"observed_data": drawn[0, -1], "posterior_predictive": drawn[:, :-1]}
+    dims = {"observed_data": ("row", "feature"), "posterior_predictive": ("chain", "draw", "row", "feature")}
+    names = {"feature": [f"kind {i}" for i in range(12)]}
+    datasets = {name: xr.Dataset({"x": (dims[name], values)}, coords=names) for name, values in groups.items()}
+    datasets["posterior_predictive"].attrs["replication"] = "mixed"
+    return InferenceData(**datasets)
+
+
+def test_pit_of_counts_is_flat(counts: InferenceData) -> None:
+    """Wrong: ties among counts, which all count as below, heap a right model's entries at the upper end."""
+    figure = plots.pit_plot(counts)
+    curves = [ax.get_lines()[0].get_ydata() for ax in figure.axes]
+    assert len(curves) == 9
+    # 400 uniform numbers, smoothed; with all ties counted as below, the lowest fifth would be empty of the rarest.
+    assert all(np.abs(curve - 1).max() < 0.5 for curve in curves)
+    assert figure.get_suptitle() == "Where entries fall among their mixed replicates: 9 of 12 features"
+
+
+def test_distribution_of_counts(counts: InferenceData) -> None:
+    """Wrong: counts are smeared, a replicate far out takes the axis, or features that aren't shown aren't spoken of."""
+    figure = plots.density_overlay(counts)
+    assert figure.get_suptitle() == "Entries of the rows, and of mixed replicates: 9 of 12 features"
+    shares = counts.observed_data["x"].values
+    for ax, kind in zip(figure.axes, np.linspace(0, 11, 9).round().astype(int), strict=True):
+        (rows,) = (line for line in ax.get_lines() if line.get_label() in ("Observed", "rows"))
+        values, heights = rows.get_xdata(), rows.get_ydata()
+        assert rows.get_drawstyle() == "steps-pre"
+        assert values.max() < 20
+        assert ax.get_xlim()[1] < 20
+        assert heights[values == 0].max() == pytest.approx((shares[:, kind] == 0).mean(), abs=0.01)
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert {"rows", "mixed replicates"} < set(legend)

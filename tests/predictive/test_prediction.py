@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
 
-from pyro_lvm import Pair, PairError
+from pyro_lvm import Pair, PairError, data_plate, observe
 from pyro_lvm.errors import DataError
 from pyro_lvm.guides import GaussianEncoder
 from pyro_lvm.models import PPCA
@@ -85,3 +87,28 @@ def test_requests_that_make_no_sense(make_rows: Callable, exact_pair: Callable) 
         predict(pair, rows, rows > 2, 5).pit(rows[:3])
     with pytest.raises(DataError, match="probability=1"):
         predict(pair, rows, rows > 2, 5).interval(1)
+
+
+def test_a_guide_that_says_nothing_of_holes_and_cant_take_them() -> None:
+    """Wrong: a person reads pages of what a distribution was given, and not what to do; or other faults pass for it."""
+
+    def model(x: torch.Tensor) -> None:
+        with data_plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            observe("x", dist.Poisson((0.3 * z).exp()[:, None].expand(x.shape)), x)
+
+    def guide(x: torch.Tensor) -> None:
+        with data_plate(x):
+            pyro.sample("z", dist.Normal(x.mean(-1), 1.0))
+
+    def broken(x: torch.Tensor) -> None:
+        with data_plate(x):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), -1.0))
+
+    x = torch.ones(5, 3)
+    x[0, 0] = torch.nan
+    with pytest.raises(PairError, match="1 missing entries, which the guide") as refused:
+        predict(Pair(model, guide), x)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match="parameter scale"):
+        predict(Pair(model, broken), x)

@@ -24,6 +24,9 @@ from pyro_lvm.reporting.run import fit_findings
 from pyro_lvm.runs import fit_run
 from pyro_lvm.source import DataSource
 
+# What a page shows of a judgement is tested here.
+pytestmark = pytest.mark.usefixtures("no_annealing")
+
 
 def run(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
@@ -47,7 +50,7 @@ class Outside(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(no_annealing: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that hardly trained, on a table with a label, made by the command line."""
     folder = tmp_path_factory.mktemp("report")
     rng = np.random.default_rng(0)
@@ -93,6 +96,17 @@ def test_an_untrained_guide_is_the_first_thing_a_reader_sees(page: str) -> None:
     assert any("strays" in text for level, text in findings if level == "look")
     levels = [level for level, _ in findings]
     assert levels == sorted(levels, reverse=True)
+
+
+def test_the_page_says_whether_the_posterior_is_right(page: str) -> None:
+    # Wrong: a guide that hardly trained, and no word of whose fault it is, or of what to do.
+    section = page.split("<h2>Is the posterior right?</h2>")[1].split("</section>")[0]
+    levels = dict(re.findall(r"<tr><td[^>]*>(\w+)</td><td[^>]*>(\w+)</td>", section))
+    assert levels["contract"] == "good"
+    assert levels["model"] == "bad"
+    assert "→" in section
+    assert section.count("data:image/png") == 4
+    assert any("Most is lost by the model" in text for _, text in re.findall(r'<li class="(\w+)">(.*?)</li>', page))
 
 
 def test_the_command_on_the_page_makes_the_same_run(page: str, saved: Path, tmp_path: Path) -> None:
