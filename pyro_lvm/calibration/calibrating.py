@@ -94,7 +94,7 @@ def calibrate(
         if one.kind == "discrete"
     ]
     made = _quantities(described, _Ranked.together(found), draws)
-    return Calibration(made, simulations, draws, diagnose(made), _notes(simulator, chosen), seed)
+    return Calibration(made, simulations, draws, diagnose(made, chosen.sizes), _notes(simulator, chosen), seed)
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,7 @@ class _Ranked:
 
 
 def _rank_block(simulator: Simulator, chosen: Quantities, block: Block, draws: int) -> _Ranked:
-    # A point that has to do with none of a row's latents: those of another.
-    reference = chosen.points(block.truth).roll(1, 0) if chosen.continuous else None
+    reference = _references(simulator, chosen, block) if chosen.continuous else None
     parts = [chosen.measure(block.truth, block.rows, reference)[None]]
     for latents, rows in simulator.draws(block, draws):
         copies = len(rows) // len(block.rows)
@@ -142,6 +141,14 @@ def _rank_block(simulator: Simulator, chosen: Quantities, block: Block, draws: i
         truth.cpu(),
         (values.amax(0) - values.amin(0)).cpu(),
     )
+
+
+def _references(simulator: Simulator, chosen: Quantities, block: Block) -> Tensor:
+    """A point for each row that has to do with none of its latents: those of another row."""
+    points = chosen.points(block.truth)
+    if len(points) > 1:
+        return points.roll(1, 0)
+    return chosen.points(next(simulator.blocks(1, derived_seed(block.seed, 3))).truth)
 
 
 def _quantities(described: list[Described], ranked: _Ranked, draws: int) -> tuple[Quantity, ...]:

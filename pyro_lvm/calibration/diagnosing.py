@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pyro_lvm.calibration.quantities import LIKELIHOOD
 from pyro_lvm.calibration.results import Quantity
@@ -15,15 +15,22 @@ _LEAST_SHIFT, _LEAST_FACTOR, _LEAST_BELIEF, _LEAST_MISS = 0.02, 1.02, 0.002, 0.1
 _INDEPENDENT = 1e-3
 
 
-def diagnose(quantities: Sequence[Quantity]) -> tuple[str, ...]:
-    """What the flagged quantities say, a sentence each; nothing where none is flagged."""
+def diagnose(quantities: Sequence[Quantity], sizes: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+    """What the flagged quantities say, a sentence each; nothing where none is flagged.
+
+    Args:
+        quantities: All of them.
+        sizes: How many coordinates each latent has, and how many of them are looked at.
+    """
     flagged = [one for one in quantities if one.flagged]
     found: list[str] = []
-    for latent in dict.fromkeys(one.latent for one in quantities if one.latent):
-        found += _of_latent(latent, [one for one in quantities if one.latent == latent])
+    for latent, (size, looked_at) in sizes.items():
+        found += _of_latent(latent, [one for one in quantities if one.latent == latent], few=looked_at < size)
     joint = [one for one in flagged if one.kind in ("norm", "density", "distance")]
     ignored = _ignored(quantities) if any(one.name == LIKELIHOOD for one in joint) else []
-    found += [f"the guide ignores x: its draws of {latent} don't depend on the row" for latent in ignored]
+    # A latent that x says nothing of is rightly independent of it: with another to blame, it isn't told from that.
+    if not found or len(ignored) == len(sizes):
+        found += [f"the guide ignores x: its draws of {latent} don't depend on the row" for latent in ignored]
     if joint and not found:
         own = [one for one in quantities if one.kind in ("coordinate", "discrete")]
         found.append(
@@ -39,7 +46,7 @@ def diagnose(quantities: Sequence[Quantity]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _of_latent(latent: str, quantities: list[Quantity]) -> list[str]:
+def _of_latent(latent: str, quantities: list[Quantity], *, few: bool) -> list[str]:
     coordinates = [one for one in quantities if one.kind == "coordinate"]
     flagged = [one for one in coordinates if one.flagged]
     found: list[str] = []
@@ -59,7 +66,8 @@ def _of_latent(latent: str, quantities: list[Quantity]) -> list[str]:
             of = f"all {len(own)}" if len(own) == len(coordinates) else f"{len(own)} of {len(coordinates)}"
             told = text(worst)
             comma = "," if told.startswith(" ") else ""
-            found.append(f"{latent} is {word} in {of} coordinates, most in {worst.name}{comma}{told}")
+            seen = "coordinates looked at" if few else "coordinates"
+            found.append(f"{latent} is {word} in {of} {seen}, most in {worst.name}{comma}{told}")
     odd = [one for one in flagged if not (_log_scale(one) or _shift(one) or _miss(one))]
     if odd:
         found.append(f"{_listed(odd)}: neither biased nor of the wrong width, but of the wrong shape")

@@ -140,7 +140,7 @@ class Quantities:
         )
 
     def tolerance(self, values: Tensor) -> Tensor:
-        """What rounding can make of equal values of shape (draws, rows, quantities); shape (rows, quantities).
+        """More than rounding makes of equal values of shape (draws, rows, quantities); shape (rows, quantities).
 
         A likelihood that doesn't depend on the latents is the same for all of them, but for the order in which a batch
         of another size is summed.

@@ -26,17 +26,24 @@ _WIDEST, _SHIFTED_MOST = math.log(50.0), 30.0
 def rank(truth: Tensor, draws: Tensor, generator: torch.Generator, tolerance: Tensor | float = 0.0) -> Tensor:
     """How many draws are below the truth, ties broken at random.
 
+    Where rounding matters, independent noise is added to the truth and the draws: what is one more draw stays one.
+    Calling what is near a tie would not do: near is not transitive, and the extreme ranks would be too rare.
+
     Args:
         truth: Shape (rows, quantities).
         draws: Shape (draws, rows, quantities).
         generator: Of the ties.
-        tolerance: Differences up to which two numbers tie: what rounding makes of equal ones.
+        tolerance: Standard deviation of the noise, well above the differences that rounding makes of equal numbers.
 
     Returns:
         From 0 to the number of draws, shape (rows, quantities).
     """
-    below = (draws < truth - tolerance).sum(0)
-    ties = (draws <= truth + tolerance).sum(0) - below
+    values = torch.cat([truth[None], draws])
+    # Normal rather than uniform, at whose ends the least difference would make an extreme rank.
+    noise = torch.randn(values.shape, generator=generator, dtype=torch.float64).to(values.device)
+    truth, draws = (values + tolerance * noise).tensor_split([1])
+    below = (draws < truth).sum(0)
+    ties = (draws <= truth).sum(0) - below
     uniform = torch.rand(ties.shape, generator=generator, dtype=torch.float64).to(ties.device)
     # A draw of the uniform that rounds to 1 is none of the places.
     return below + torch.minimum((uniform * (ties + 1)).long(), ties)

@@ -25,8 +25,9 @@ from pyro_lvm.predictive.replicating import rows_first
 from pyro_lvm.progress import Reporter
 from pyro_lvm.seeding import derived_seed, seeded
 
-# From fewer rows nothing can be told; and folds of the cross-validation.
-_LEAST_ROWS, _FOLDS = 20, 5
+# From fewer rows nothing can be told; from fewer simulated ones none is as rare as 1 in 100; folds of the
+# cross-validation.
+_LEAST_ROWS, _LEAST_SIMULATIONS, _FOLDS = 20, 100, 5
 # The guide's draws that are averaged where one depends on another.
 _DRAWS = 16
 # A row is outlying where so few of the model's own are as far out.
@@ -35,6 +36,8 @@ _OUTLYING = 0.01
 _TREES = 60
 # Up to these AUCs of the summaries, and shares of outlying rows, real rows are called like the model's own, or alike.
 _LIKE, _ALIKE = (0.6, 0.03), (0.8, 0.1)
+# Standard errors that the AUC can be off by.
+_ERRORS = 2.0
 
 
 @dataclass(frozen=True)
@@ -92,14 +95,18 @@ class Realism:
 
     @property
     def carries_over(self) -> bool | None:
-        """Whether what holds on simulated rows can be expected of the real ones; None where in part.
+        """Whether what holds on simulated rows can be expected of the real ones; None where in part, or not known.
 
-        It is the guide's summaries that count: what its network makes of a row.
+        It is the guide's summaries that count: what its network makes of a row. Rows that aren't told from the model's
+        own are like them only if they are enough to have been told.
         """
         auc, outlying = self.summaries.auc, self.outlying
-        if not self.told or (auc <= _LIKE[0] and outlying <= _LIKE[1]):
+        alike = outlying <= _ALIKE[1]
+        if not self.told:
+            return True if alike and auc + _ERRORS * self.summaries.auc_error <= _ALIKE[0] else None
+        if auc <= _LIKE[0] and outlying <= _LIKE[1]:
             return True
-        return None if auc <= _ALIKE[0] and outlying <= _ALIKE[1] else False
+        return None if alike and auc <= _ALIKE[0] else False
 
     @property
     def sentence(self) -> str:
@@ -111,7 +118,11 @@ class Realism:
         )
         verdict = {
             True: "real rows are like the model's own, so that what was found on simulated rows carries over",
-            None: "real rows differ from the model's own: take what was found on simulated rows as an indication",
+            None: (
+                "real rows differ from the model's own: take what was found on simulated rows as an indication"
+                if self.told
+                else "too few rows to tell whether real rows are like the model's own"
+            ),
             False: "real rows are unlike the model's own: what was found on simulated rows says little of them",
         }[self.carries_over]
         return f"{verdict} ({figures})"
@@ -144,7 +155,7 @@ def realism(pair: Pair, x: Tensor, *, simulations: int = 1000, seed: int = 0, pr
     Args:
         pair: As for :func:`calibrate`.
         x: Real rows, shape (rows, ...), NaN where missing; 20 at least.
-        simulations: Simulated rows, and real ones at most, that the classifier is given.
+        simulations: Simulated rows, and real ones at most, that the classifier is given; 100 at least.
         seed: Of everything random; the caller's random state is left as it was.
         progress: Show how far it is.
 
@@ -159,7 +170,7 @@ def realism(pair: Pair, x: Tensor, *, simulations: int = 1000, seed: int = 0, pr
     p-values via averaging", Biometrika 107; Schmitt et al. 2023, "Detecting model misspecification in amortized
     Bayesian inference with neural networks".
     """
-    check_counts(simulations=(simulations, _LEAST_ROWS))
+    check_counts(simulations=(simulations, _LEAST_SIMULATIONS))
     if len(x) < _LEAST_ROWS:
         raise DataError(f"{len(x)} rows: expected {_LEAST_ROWS} at least, to compare with those that the model makes")
     simulator = Simulator(pair, x)
@@ -203,7 +214,9 @@ def tell(real: Array, simulated: Array, *, seed: int = 0) -> TwoSample:
         trees = HistGradientBoostingClassifier(
             max_iter=_TREES, max_leaf_nodes=8, random_state=seed, early_stopping=False
         )
-        score[test] = trees.fit(table[train], label[train]).predict_proba(table[test])[:, 1]
+        # A column that training knows nothing of has no bins, and is to tell nothing.
+        known = np.where(np.isnan(table[train]).all(0), 0.0, table)
+        score[test] = trees.fit(known[train], label[train]).predict_proba(known[test])[:, 1]
         ours, theirs = score[test][label[test] == 1], score[test][label[test] == 0]
         p_values.append(mannwhitneyu(ours, theirs, alternative="greater").pvalue)
     ours, theirs = score[label == 1], score[label == 0]
@@ -241,7 +254,7 @@ def _summaries(pair: Pair, x: Tensor, seed: int) -> tuple[Array, Array]:
             rows = block.to(pair.device)
             with quiet(pair, rows):
                 traces: list[Any] = [poutine.trace(pair.run_guide).get_trace(rows) for _ in range(_DRAWS)]
-            drawn = [[part for _, site in samples(trace) for part in _summary(site, len(rows))] for trace in traces]
+                drawn = [[part for _, site in samples(own) for part in _summary(site, len(rows))] for own in traces]
             if not drawn[0]:
                 raise PairError("the guide draws nothing, and so has no summary of a row: expected a latent in it")
             means.append(torch.stack([torch.cat([mean for mean, _ in own], 1) for own in drawn]).mean(0))

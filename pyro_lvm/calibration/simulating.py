@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +16,15 @@ from torch import Tensor
 
 from pyro_lvm.elbo import FIRST_ENUMERATED, by_row, row_frame
 from pyro_lvm.errors import DataError, PairError, PyroLvmError
-from pyro_lvm.evidence.placing import quiet, samples
+from pyro_lvm.evidence.placing import Unconditioned, is_deterministic, quiet, samples
 from pyro_lvm.evidence.weights import chunk_limit
 from pyro_lvm.pair import Pair, refuse_holes
-from pyro_lvm.predictive.replicating import Sites, find_sites, rows_first
+from pyro_lvm.predictive.replicating import Sites, find_sites, probe_rows, rows_first
 from pyro_lvm.seeding import derived_seed, seeded
 
 # Rows that are simulated at once, at most: with their draws they have to be in memory together.
 _BLOCK_ROWS = 2000
-# Rows that show what a pair draws, and rows and draws that show how far apart its draws of a row are.
-_PROBE_ROWS = 16
+# Rows and draws that show how far apart a pair's draws of a row are.
 _SPREAD_ROWS, _SPREAD_DRAWS = 200, 16
 
 
@@ -82,8 +81,8 @@ class Simulator:
 
     def __init__(self, pair: Pair, like: Tensor) -> None:
         self.pair, self._like = pair, like.to(pair.device)
-        some = self._like[:_PROBE_ROWS]
         with _running():
+            some = probe_rows(pair, self._like)
             self._site = _simulable(pair, some)
         if isinstance(pair.guide, AutoGuide):
             raise PairError(
@@ -92,10 +91,10 @@ class Simulator:
             )
         refuse_holes(pair, like)
         with _running(), seeded(0), quiet(pair, some):
-            model: Any = poutine.trace(poutine.uncondition(pair.run_model)).get_trace(some)
+            model: Any = poutine.trace(Unconditioned()(pair.run_model)).get_trace(some)
             guide: Any = poutine.trace(pair.run_guide).get_trace(some)
-        latents = {name: site for name, site in samples(model) if name != self._site and not site["is_observed"]}
-        self.discrete = tuple(name for name, site in latents.items() if site["fn"].support.is_discrete)
+            latents = {name: site for name, site in samples(model) if name != self._site and not site["is_observed"]}
+            self.discrete = tuple(name for name, site in latents.items() if site["fn"].support.is_discrete)
         drawn = [name for name, _ in samples(guide)]
         for name, site in samples(guide):
             if row_frame(site["cond_indep_stack"], len(some)) is None:
@@ -112,6 +111,10 @@ class Simulator:
         self.summed_out = tuple(absent)
         self._drawn = tuple(name for name in latents if name in drawn)
         self.has_guide_density = bool(drawn) and all(name in latents for name in drawn)
+        if self.has_guide_density:
+            own = {name: latents[name]["value"] for name in self._drawn}
+            with _running(), seeded(0), quiet(pair, some):
+                self.has_guide_density = _has_density(poutine.condition(pair.run_guide, data=own), some)
 
     def blocks(self, simulations: int, seed: int) -> Iterator[Block]:
         """Simulate rows, as many at a time as leave room for draws of each."""
@@ -148,7 +151,7 @@ class Simulator:
 
     def _simulate(self, like: Tensor, seed: int) -> Block:
         with quiet(self.pair, like):
-            trace: Any = poutine.trace(poutine.uncondition(self.pair.run_model)).get_trace(like)
+            trace: Any = poutine.trace(Unconditioned()(self.pair.run_model)).get_trace(like)
         rows = rows_first(trace.nodes[self._site], len(like)).reshape(like.shape).to(like.dtype)
         if like.is_floating_point():
             if bool(rows.isnan().any()):
@@ -225,8 +228,7 @@ def _simulable(pair: Pair, some: Tensor) -> str:
                 f"the model can't be simulated: the site '{name}' is a factor, a density without draws; observe a "
                 "distribution instead"
             )
-        fixed = bool(site["infer"].get("_deterministic"))
-        if site["is_observed"] and not fixed and name not in sites.whole_rows:
+        if site["is_observed"] and not is_deterministic(site) and name not in sites.whole_rows:
             raise PairError(
                 f"the model can't be simulated: the site '{name}' doesn't hold the rows as they are given, so that "
                 "draws of it make no rows; observe the rows themselves, in one site"
@@ -243,6 +245,16 @@ def _can_sample(site: Any) -> bool:
     try:
         site["fn"].sample()
     except NotImplementedError:
+        return False
+    return True
+
+
+def _has_density(guide: Callable[[Tensor], Any], some: Tensor) -> bool:
+    """Whether a guide that is given its latents has their density: some flows know it of their own draws alone."""
+    try:
+        trace: Any = poutine.trace(guide).get_trace(some)
+        trace.compute_log_prob()
+    except (KeyError, NotImplementedError):
         return False
     return True
 

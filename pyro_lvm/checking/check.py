@@ -144,7 +144,7 @@ def _check(
 ) -> bool:
     """Carry the check out; returns whether all of it could be."""
     runner = Runner(pair, num_rows if num_rows is not None else len(rows), elbo)
-    rows = cast_rows(rows, runner.modules.values())
+    rows = cast_rows(rows, pair, runner.modules.values())
     if any(True for _ in pair.named_parameters()):
         rows = rows.to(pair.device)
     whole = rows
@@ -240,9 +240,19 @@ def rows_of(x: Any) -> Tensor:
     return rows
 
 
-def cast_rows(rows: Tensor, modules: Iterable[nn.Module]) -> Tensor:
-    """Real-valued rows in the precision of the pair's parameters, as they are in training."""
+def cast_rows(rows: Tensor, pair: Pair, modules: Iterable[nn.Module] = ()) -> Tensor:
+    """Real-valued rows in the precision of the pair's parameters, as they are in training; as they are without any."""
     if not rows.is_floating_point():
         return rows
-    held = {p.dtype for module in modules for p in module.parameters() if p.is_floating_point()}
+    parameters: list[Tensor] = [p for module in modules for p in module.parameters()]
+    parameters += [*(p for _, p in pair.named_parameters()), *pair._pending.values()]
+    if not parameters and rows.dtype is not torch.get_default_dtype():
+        # They may be made when it first runs.
+        fresh = Pair(pair.model, pair.guide)
+        with untouched_randomness():
+            error = attempt(lambda: fresh.materialize(rows[:2]))[1]
+        parameters = [p for _, p in fresh.named_parameters()]
+        if error is None and not parameters:
+            return rows
+    held = {p.dtype for p in parameters if p.is_floating_point()}
     return rows.to(held.pop() if len(held) == 1 else torch.get_default_dtype())

@@ -1,4 +1,4 @@
-"""``pyro-lvm evidence``, ``gap`` and ``latent-map``: how likely rows are, what the ELBO lacks, the latent space."""
+"""``pyro-lvm evidence``, ``gap``, ``judge``, ``latent-map``: how likely rows are, whether the posterior is right."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def ppc_command(
         typer.Option(
             "--refits",
             help="Fits that the replicates are spread over, so that the parameters' uncertainty counts; 0 for none. "
-            "Else 20 for held-out rows of a small ppca or factor-analysis.",
+            "Else 20 or more for held-out rows of a small ppca or factor-analysis.",
         ),
     ] = None,
     refit_steps: Annotated[

@@ -12,6 +12,7 @@ import torch
 from pyro import poutine
 from pyro.infer import config_enumerate
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to
 
@@ -103,6 +104,19 @@ def samples(trace: Any) -> list[tuple[str, Any]]:
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"
     ]
+
+
+def is_deterministic(site: Any) -> bool:
+    """Whether a site is a ``pyro.deterministic``: a value under a name, which Pyro has as an observed site."""
+    return bool(site["infer"].get("_deterministic"))
+
+
+class Unconditioned(UnconditionMessenger):
+    """Draws what is observed, and leaves a ``pyro.deterministic`` the value that the model gives it."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not is_deterministic(msg):
+            super()._pyro_sample(msg)
 
 
 class Placing(Messenger):

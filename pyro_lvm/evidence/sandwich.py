@@ -15,7 +15,7 @@ from pyro_lvm.errors import DataError, PairError
 from pyro_lvm.evidence.annealing import ais, reverse_ais
 from pyro_lvm.evidence.density import LatentDensity, Start
 from pyro_lvm.evidence.estimate import Estimate
-from pyro_lvm.evidence.placing import quiet, samples
+from pyro_lvm.evidence.placing import Unconditioned, is_deterministic, quiet, samples
 from pyro_lvm.pair import Pair
 from pyro_lvm.seeding import seeded
 
@@ -118,15 +118,14 @@ def simulate(pair: Pair, like: Tensor, *, seed: int = 0) -> tuple[Tensor, dict[s
     places = LatentDensity(pair, x).places
     with seeded(seed), quiet(pair, x):
         observed: Any = poutine.trace(pair.run_model).get_trace(x)
+        names = [n for n, site in samples(observed) if site["is_observed"] and not is_deterministic(site)]
         try:
-            drawn: Any = poutine.trace(poutine.uncondition(pair.run_model)).get_trace(x)
+            drawn: Any = poutine.trace(Unconditioned()(pair.run_model)).get_trace(x)
         except NotImplementedError as error:
-            names = [name for name, site in samples(observed) if site["is_observed"]]
             raise PairError(
                 f"the model can't be simulated: an observed site of {', '.join(names)} has no draws ({error}); use a "
                 "distribution with sample()"
             ) from error
-    names = [name for name, site in samples(observed) if site["is_observed"]]
     holes = x.isnan() if x.is_floating_point() else torch.zeros_like(x, dtype=torch.bool)
     seen = [name for name in names if _holds(observed.nodes[name], x, holes)]
     if len(names) != 1 or len(seen) != 1:

@@ -35,6 +35,8 @@ def blame(verdicts: Sequence[Verdict]) -> str:
         verdicts: All that there are.
     """
     by_name = {verdict.name: verdict for verdict in verdicts}
+    # A contract that couldn't be checked leaves nothing else.
+    unsure = {name for name in ("posterior", "calibration") if name not in by_name or by_name[name].level == "unknown"}
     if by_name["contract"].level == "bad":
         return "The pair breaks its contract: mend that first; nothing else was looked at."
     off = {name: verdict for name, verdict in by_name.items() if verdict.level in ("look", "bad")}
@@ -59,8 +61,10 @@ def blame(verdicts: Sequence[Verdict]) -> str:
         parts.append(sentence[0].upper() + sentence[1:] + ".")
     if "realism" in off:
         parts.append(_REALISM[off["realism"].level == "look"])
-    if not parts and by_name["posterior"].level == by_name["calibration"].level == "unknown":
+    if not parts and len(unsure) == 2:
         parts.append("Whether the posterior is right couldn't be found out for this pair.")
+    elif not parts and "posterior" in unsure:
+        parts.append("Nothing wrong was seen, but no loss could be measured.")
     elif not parts:
         parts.append(
             f"The posterior is right as far as these checks see: no loss above {GOOD_NATS} nats a row is certain."

@@ -21,7 +21,7 @@ from pyro_lvm.pair import HasLogEvidence, Pair, acceptable, refuse_holes
 
 def usable_rows(pair: Pair, x: Any) -> tuple[Tensor, Tensor]:
     """All rows, in the precision of the pair, and those that its guide can take."""
-    rows = cast_rows(rows_of(x), pair.modules().values())
+    rows = cast_rows(rows_of(x), pair)
     accepted = rows[acceptable(pair, rows)]
     if not len(accepted):
         refuse_holes(pair, rows)

@@ -27,7 +27,7 @@ from pyro_lvm.judgement.signs import (
     weights_verdict,
 )
 from pyro_lvm.judgement.verdicts import Judgement, Verdict
-from pyro_lvm.pair import Pair, acceptable
+from pyro_lvm.pair import HasMaximumLikelihood, Pair, acceptable
 from pyro_lvm.predictive import row_weights
 from pyro_lvm.seeding import derived_seed, seeded, some_rows
 
@@ -116,19 +116,25 @@ def _judge(
     )
     if sound is None or not sound.ok:
         return finished()
-    graded: Grade | None = attempt(lambda: grade(pair, many, train_rows=given, seed=seed))[0]
+    graded: Grade | None
+    graded, ungraded = attempt(lambda: grade(pair, many, train_rows=given, seed=seed))
     known = record.take(
         ["evidence"],
         lambda: what_is_known(pair, rows, settings, seed, progress),
         lambda found: [evidence_verdict(found, _shift(rows, log_jacobian))],
     )
-    record.add([posterior_verdict(known, graded)])
-    apart = record.take(
-        ["family", "encoder", "overfitting"],
-        lambda: gaps(pair, rows, own, known, settings, seed, progress),
-        lambda found: gap_verdicts(known, *found),
+    outcome = attempt(lambda: gaps(pair, rows, own, known, settings, seed, progress))
+    training_gap, held_out_gap = outcome[0] or (None, None)
+    judged_gap = training_gap if held_out_gap is None else held_out_gap
+    record.take(
+        ["posterior"],
+        lambda: (known, graded, judged_gap),
+        lambda found: [posterior_verdict(*found)],
     )
-    if graded is not None and graded.gap is not None:
+    record.note(["family", "encoder", "overfitting"], outcome, lambda found: gap_verdicts(known, *found))
+    if ungraded is not None and isinstance(pair.model, HasMaximumLikelihood):
+        record.add([Verdict("model", "unknown", reason(ungraded))])
+    elif graded is not None and graded.gap is not None:
         record.add([model_verdict(graded.gap)])
     weights = record.take(
         ["weights"],
@@ -150,7 +156,6 @@ def _judge(
         lambda: realism(pair, many, simulations=settings.simulations, seed=seed, progress=progress),
         lambda found: [realism_verdict(found)],
     )
-    training_gap, held_out_gap = (None, None) if apart is None else apart
     return finished(
         training=training_gap, held_out=held_out_gap, weights=weights, calibration=calibration, realism=real
     )
@@ -168,12 +173,23 @@ class _Record:
         self, names: Sequence[str], find: Callable[[], Found], verdicts: Callable[[Found], Sequence[Verdict]]
     ) -> Found | None:
         """Find something out, and add what it says; what can't be found out for this pair is a verdict, too."""
-        found, error = attempt(find)
+        return self.note(names, attempt(find), verdicts)
+
+    def note(
+        self,
+        names: Sequence[str],
+        outcome: tuple[Found | None, Exception | None],
+        verdicts: Callable[[Found], Sequence[Verdict]],
+    ) -> Found | None:
+        """Add what a finding, or the failure to find it out, says."""
+        found, error = outcome
+        said = None
         if error is None:
-            self.add(verdicts(found))
-            return cast(Found, found)
-        self.add([Verdict(name, "unknown", reason(error)) for name in names])
-        return None
+            said, error = attempt(lambda: verdicts(cast(Found, found)))
+        if error is not None:
+            said = [Verdict(name, "unknown", reason(error)) for name in names]
+        self.add(said or [])
+        return found
 
     def add(self, verdicts: Sequence[Verdict]) -> None:
         """Add verdicts, and tell of them."""

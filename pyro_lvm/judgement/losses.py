@@ -12,9 +12,12 @@ from pyro_lvm.evidence.gap import BETTER_ENCODER, CORRELATED_FAMILY, LESS_BY_HEA
 from pyro_lvm.grading import Grade
 from pyro_lvm.judgement.thresholds import CONTRADICTING_ERRORS, GOOD_NATS, ROUNDING, WIDE_NATS, by_nats
 from pyro_lvm.judgement.verdicts import Level, Verdict
+from pyro_lvm.wording import plus_minus
 
 _MORE_ANNEALING = "anneal for longer, with the full budget or evidence.sandwich(..., temperatures=10_000)"
 _MORE_ROWS = "look at more rows, or with the full budget"
+# Of the rows, whose best q the search has to have found.
+_NEARLY_ALL_ENDED = 0.9
 _KINDS = {"iwae": "importance-weighted", "ais": "annealed", "elbo": "ELBO", "exact": "exact"}
 
 
@@ -50,7 +53,7 @@ class Known:
             if said is None or bound is None:
                 continue
             beyond = (said.mean - bound.mean) * (1 if upper else -1)
-            allowed = CONTRADICTING_ERRORS * _finite(bound.particle_standard_error) + ROUNDING * (1 + abs(said.mean))
+            allowed = CONTRADICTING_ERRORS * bound.particle_standard_error + ROUNDING * (1 + abs(said.mean))
             if beyond > allowed:
                 side = "an upper bound" if upper else "a lower bound"
                 return f"log_evidence says {said.mean:.4f} nats a row, and {side} is {bound.mean:.4f}"
@@ -96,16 +99,22 @@ def evidence_verdict(known: Known, log_jacobian: Tensor) -> Verdict:
     if both is None:
         level: Level = "good" if known.best is known.exact else "unknown"
         return Verdict("evidence", level, f"{found}; from above it isn't bounded: {known.missing}", "", figures)
-    found += f"; on rows that the model makes, the two bounds are {both.width:.2g} ± {_finite(both.standard_error):.1g}"
-    found += " apart"
+    width = plus_minus(both.width, both.standard_error)
+    found += f"; on rows that the model makes, the two bounds are {width} apart"
     if known.best is known.exact or both.width < WIDE_NATS:
         return Verdict("evidence", "good", found, "", figures)
     advice = f"each loss below that is measured from it may be larger by as much: {_MORE_ANNEALING}"
     return Verdict("evidence", "look", found, advice, figures)
 
 
-def posterior_verdict(known: Known | None, graded: Grade | None) -> Verdict:
-    """How far the guide is from the posterior: KL(q || p(z | x)), exactly where the model knows it."""
+def posterior_verdict(known: Known | None, graded: Grade | None, gap: Gap | None = None) -> Verdict:
+    """How far the guide is from the posterior: KL(q || p(z | x)), exactly where the model knows it.
+
+    Args:
+        known: What is known of the evidence.
+        graded: Exact answers.
+        gap: Of the same rows: the ELBO of the best q of the guide's family bounds log p(x) from below as well.
+    """
     exactly = None if graded is None else graded.kl_to_exact
     advice = "averages over its draws are off accordingly; the lines below say whose fault it is"
     if graded is not None and graded.elbo_agrees is False:
@@ -120,6 +129,8 @@ def posterior_verdict(known: Known | None, graded: Grade | None) -> Verdict:
         return Verdict("posterior", "unknown", "the evidence isn't known, from which the KL would be measured")
     kl = known.best.mean - known.elbo.mean
     error = math.hypot(known.elbo.particle_standard_error, known.best.particle_standard_error)
+    if gap is not None and known.best is not known.exact and float(gap.amortization.mean()) > kl:
+        kl, error = float(gap.amortization.mean()), gap.amortization_standard_error
     bounded = "" if known.best is known.exact else "at least "
     found = f"KL(q || posterior) is {bounded}{max(kl, 0.0):.2g} ± {error:.1g} nats a row"
     return _with_slack("posterior", kl, error, known, found, advice, {"kl": kl, "error": error})
@@ -130,7 +141,11 @@ def gap_verdicts(known: Known | None, training: Gap, held_out: Gap | None) -> li
     assert known is not None
     judged = training if held_out is None else held_out
     lacking, error = float(judged.approximation.mean()), judged.approximation_standard_error
-    found = f"the guide's family lacks {lacking:.2g} ± {error:.1g} nats a row"
+    ended = judged.finished >= _NEARLY_ALL_ENDED
+    early = "" if ended else f"; the search for the best q had not ended in {1 - judged.finished:.0%} of the rows"
+    found = f"the guide's family lacks {'' if ended else 'at most '}{lacking:.2g} ± {error:.1g} nats a row"
+    found += "" if ended or known.best is known.exact else " of the bound on the evidence"
+    found += early
     if judged.gained_by_full is not None and judged.correlations_suffice and judged.gained_by_full > GOOD_NATS:
         found += f", {judged.gained_by_full:.2g} of which correlations would give"
     remedy = CORRELATED_FAMILY if judged.correlations_suffice else RICHER_FAMILY
@@ -141,9 +156,12 @@ def gap_verdicts(known: Known | None, training: Gap, held_out: Gap | None) -> li
     else:
         family = _with_slack("family", lacking, error, known, found, remedy, figures)
     missing, error = float(judged.amortization.mean()), judged.amortization_standard_error
-    found = f"the encoder misses {missing:.2g} ± {error:.1g} nats a row that its family has"
+    least = "" if ended else "at least "
+    found = f"the encoder misses {least}{missing:.2g} ± {error:.1g} nats a row that its family has{early}"
     figures = {"loss": missing, "error": error, "finished": judged.finished}
     encoder = _by_nats("encoder", missing, error, found, BETTER_ENCODER, figures)
+    if encoder.level == "good" and not ended:
+        encoder = Verdict("encoder", "unknown", found, "", figures)
     return [family, encoder, _overfitting(training, held_out)]
 
 
@@ -160,10 +178,14 @@ def _overfitting(training: Gap, held_out: Gap | None) -> Verdict:
         found = "no rows were held out: whether the encoder knows its training rows by heart can't be seen"
         return Verdict("overfitting", "unknown", found, "give held-out rows, or fit with --validation 0.2")
     lost = float(held_out.amortization.mean()) - float(training.amortization.mean())
+    side = "more" if lost > 0 else "less"
+    if min(len(gap.amortization) for gap in (training, held_out)) < 2:
+        found = f"the encoder misses {abs(lost):.2g} nats a row {side} on held-out rows than on training rows; "
+        found += "from a single row there is no saying how far rows differ"
+        return Verdict("overfitting", "unknown", found, _MORE_ROWS, {"loss": lost, "error": None})
     # Over rows: the two are not the same.
     errors = [gap.amortization.std() / math.sqrt(len(gap.amortization)) for gap in (training, held_out)]
-    error = _finite(math.hypot(*map(float, errors)))
-    side = "more" if lost > 0 else "less"
+    error = math.hypot(*map(float, errors))
     found = f"the encoder misses {abs(lost):.2g} ± {error:.1g} nats a row {side} on held-out rows than on training rows"
     return _by_nats("overfitting", lost, error, found, LESS_BY_HEART, {"loss": lost, "error": error})
 
@@ -185,7 +207,3 @@ def _by_nats(
     if level == "unknown":
         return Verdict(name, level, f"{found}: too uncertain to tell", _MORE_ROWS, figures)
     return Verdict(name, level, found, "" if level == "good" else advice, figures)
-
-
-def _finite(value: float) -> float:
-    return value if math.isfinite(value) else 0.0

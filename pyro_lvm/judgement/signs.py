@@ -51,8 +51,8 @@ def weights_verdict(weights: RowWeights) -> Verdict:
     level: Level = "good" if share <= FEW_ROWS else "look" if share <= MANY_ROWS else "bad"
     used = float(effective.mean())
     middle = float(k[known].median())
-    found = f"Pareto k above {UNRELIABLE} in {share:.0%} of {int(known.sum())} rows, median {_shown(middle)}; "
-    found += f"{used:.0%} of the draws count"
+    found = f"Pareto k above {UNRELIABLE}, and less than {NEARLY_ALL:.0%} of the draws effective, in {share:.0%} of "
+    found += f"{int(known.sum())} rows; median k {_shown(middle)}, {used:.0%} of all draws effective"
     advice = (
         "the guide misses a part of these rows' posteriors, and no reweighting brings it back: "
         "calibration.refine(..., hmc_steps=10), or a richer guide"
@@ -65,7 +65,7 @@ def latents_verdict(terms: Terms) -> Verdict:
     """Which dimensions of the latents say something of a row."""
     units = [unit for unit in terms.units if not math.isnan(float(unit.mean_variance.sum()))]
     if not units:
-        found = "no continuous latent of a row's own whose mean could be followed over several rows"
+        found = "no continuous vector latent of a row's own whose mean could be followed over several rows"
         return Verdict("latents", "unknown", found)
     total, active = sum(len(unit.names) for unit in units), sum(unit.num_active for unit in units)
     figures = {"dimensions": total, "active": active}
@@ -91,10 +91,9 @@ def calibration_verdict(found: Calibration) -> Verdict:
         return Verdict("calibration", "good", text, "", figures)
     wrong = "; ".join(found.diagnosis[:_TOLD]) or "the guide's draws are not those of the posterior"
     more = f" (and {len(found.diagnosis) - _TOLD} more)" if len(found.diagnosis) > _TOLD else ""
-    text = f"{wrong}{more}; probabilities are off by up to {off:.2g}, {_p_value(found.p_value)} over {looked}{notes}"
+    text = f"{wrong}{more}; probabilities are off by at least {off:.2g}, {_p_value(found.p_value)} over {looked}{notes}"
     if off <= SMALL_MISCALIBRATION:
-        advice = "by so little that it matters in tails alone"
-        return Verdict("calibration", "look", text, advice, figures)
+        return Verdict("calibration", "look", text, "by little", figures)
     advice = "don't take the guide's intervals as they are: mend the guide, or use calibration.refine"
     return Verdict("calibration", "bad", text, advice, figures)
 
@@ -108,6 +107,8 @@ def realism_verdict(found: Realism) -> Verdict:
         "lie farther out than 99% of the model's own"
     )
     mend = "pyro-lvm ppc says what the model's rows lack"
+    if found.carries_over is None and not found.told:
+        return Verdict("realism", "unknown", f"{text}: too few rows to tell", "give more rows", figures)
     if not found.carries_over:
         advice = f"go by the verdicts that are of the rows themselves, not by calibration, and mend the model: {mend}"
         return Verdict("realism", "bad" if found.carries_over is False else "look", text, advice, figures)
@@ -118,9 +119,9 @@ def realism_verdict(found: Realism) -> Verdict:
 
 
 def _miscalibration(one: Quantity) -> float:
-    """How far the ranks' distribution is from even, less what chance alone makes of it."""
+    """How far the ranks' distribution is from even, less a standard error: 0.5 / sqrt(N) at most."""
     even = np.arange(1, one.draws + 1) / (one.draws + 1)
-    return max(0.0, float(np.abs(one.ecdf - even).max()) - 1 / math.sqrt(len(one.ranks)))
+    return max(0.0, float(np.abs(one.ecdf - even).max()) - 0.5 / math.sqrt(len(one.ranks)))
 
 
 def _p_value(p: float) -> str:

@@ -34,9 +34,9 @@ TOLD_APART_AUC = 0.8
 
 def by_nats(loss: float, error: float) -> Level:
     """The level of a loss, nats a row, with its standard error: by what of it is certain."""
-    if not math.isfinite(loss):
+    if not (math.isfinite(loss) and math.isfinite(error)):
         return "unknown"
-    spread = 0.0 if math.isnan(error) else CERTAIN_ERRORS * error
+    spread = CERTAIN_ERRORS * error
     if loss - spread > BAD_NATS:
         return "bad"
     if loss - spread > GOOD_NATS:

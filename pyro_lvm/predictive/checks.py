@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -16,7 +17,7 @@ from pyro_lvm.predictive.results import MISFIT, PredictiveCheck, StatisticCheck
 from pyro_lvm.predictive.statistics import Function, Statistic, choose
 from pyro_lvm.seeding import derived_seed
 
-# Fits of a check that is told what the pair was fitted to.
+# Fits of a check that is told what the pair was fitted to, where it has no more rows than that.
 _REFITS = 20
 
 
@@ -70,8 +71,10 @@ def check(
         replication: Where the replicates' latents come from.
         trained_on: The rows that the pair was fitted to, shape (rows, ...), of which number and holes count; None takes
             the parameters for known. Not for rows of the training, which are that themselves.
-        refits: Fits that the replicates are spread over; None for 20 with ``trained_on``, else none. On the rows of the
-            training as many as replicates.
+        refits: Fits that the replicates are spread over; None without ``trained_on`` for none, else for 20, and 20 n
+            where there are n > 1 times as many rows as there: replicates of one fit stray together, the more so the
+            more rows there are, and few fits make p-values too small. On the rows of the training, and at most
+            elsewhere, as many as replicates.
         refit: How rows become a fitted :class:`pyro_lvm.Pair`; None for the model's estimator, where it has one, to the
             nearest maximum of the likelihood, else for training that goes on from the fitted parameters, which the pair
             has again afterwards.
@@ -93,7 +96,7 @@ def check(
         TrainingError: A refit failed.
 
     Warns:
-        UserWarning: The draws are too few for any p-value to tell.
+        UserWarning: The draws are too few for any p-value to tell, or the refits fewer than usual.
 
     Sources: Gelman, Meng & Stern 1996, "Posterior predictive assessment of model fitness via realized discrepancies",
     Statistica Sinica 6; Robins, van der Vaart & Ventura 2000, "Asymptotic distribution of p values in composite null
@@ -113,7 +116,8 @@ def check(
         raise DataError(f"all entries of {len(x)} rows are missing: expected some to compare replicates with")
     name = find_sites(pair, x).choose(site)
 
-    count = _count_refits(trained_on, refits, refit, held_out, num_draws)
+    usual = _usual_refits(len(x), trained_on, num_draws)
+    count = _count_refits(usual, trained_on, refits, refit, held_out)
     least = 2 / (num_draws + 1)
     if least > MISFIT:
         warnings.warn(
@@ -128,19 +132,31 @@ def check(
         replicated = measuring.replicated(pair, units, num_draws, seed, progress=progress)
     else:
         units, replicated = replicate_by_refits(pair, measuring, manner, num_draws, seed=seed, progress=progress)
+        if trained_on is not None and count < usual:
+            warnings.warn(
+                f"{count} refits are few for {len(x):,} rows of a pair that was fitted to {len(trained_on):,}: "
+                f"p-values come out too small; take {usual} or more",
+                stacklevel=2,
+            )
     own = measuring.evaluate(units, observed[None])
     checks = [_compared(one, own[one.name][0], replicated[one.name], feature_names) for one in chosen]
     words = "" if manner is None else manner.manner(pair)
     return PredictiveCheck(tuple(checks), replication, len(x), num_draws, held_out, seed, count, words)
 
 
+def _usual_refits(num_rows: int, trained_on: Tensor | None, num_draws: int) -> int:
+    if trained_on is None:
+        return 0
+    return min(num_draws, math.ceil(_REFITS * max(1.0, num_rows / max(1, len(trained_on)))))
+
+
 def _count_refits(
-    trained_on: Tensor | None, refits: int | None, refit: Refit | None, held_out: bool, num_draws: int
+    usual: int, trained_on: Tensor | None, refits: int | None, refit: Refit | None, held_out: bool
 ) -> int:
     if refits is None:
         if refit is not None and trained_on is None:
             raise DataError("refit without rows: expected trained_on, the rows that the pair was fitted to")
-        return min(_REFITS, num_draws) if trained_on is not None else 0
+        return usual
     if refits < 1:
         raise DataError(f"refits={refits}: expected a whole number from 1 up, or None")
     if held_out and trained_on is None:

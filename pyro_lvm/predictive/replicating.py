@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_lvm.elbo import FIRST_ENUMERATED, draw_rows, row_frame
 from pyro_lvm.errors import DataError, PairError, PyroLvmError
+from pyro_lvm.evidence.placing import Unconditioned, is_deterministic
 from pyro_lvm.evidence.weights import chunk_limit, row_blocks
 from pyro_lvm.pair import Pair, holes_refused, refuse_holes
 from pyro_lvm.plate import feeding
@@ -30,8 +31,8 @@ guide, each row's own latents from their prior: new rows of the same population.
 Spiegelhalter 2007, Bayesian Analysis 2.)
 """
 
-# Rows that show what sites a model has.
-_PROBE_ROWS = 16
+# Rows that show what sites a model has: as many as the first of these that is no other plate's size.
+_PROBE_ROWS = (16, 13, 11)
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,7 @@ def find_sites(pair: Pair, x: Tensor) -> Sites:
         DataError: There are no rows.
         PairError: The model observes nothing for each row, or its draws of a row depend on the row.
     """
-    if len(x) == 0:
-        raise DataError("there are no rows: expected one at least")
-    some = x[:_PROBE_ROWS].to(pair.device)
+    some = probe_rows(pair, x)
     with pair.evaluating(), poutine.block(), feeding(None):
         with seeded(0):
             trace: Any = poutine.trace(pair.run_model).get_trace(some)
@@ -170,6 +169,24 @@ def find_sites(pair: Pair, x: Tensor) -> Sites:
                 "before it observes them is no replicate; take x for its shape alone"
             )
     return Sites(tuple(observed), tuple(shared), tuple(whole))
+
+
+def probe_rows(pair: Pair, x: Tensor) -> Tensor:
+    """The first few rows, on the pair's device: where it can be, as many as no plate has but the one over rows.
+
+    Raises:
+        DataError: There are no rows.
+    """
+    if len(x) == 0:
+        raise DataError("there are no rows: expected one at least")
+    for count in _PROBE_ROWS:
+        some = x[:count].to(pair.device)
+        with pair.evaluating(), poutine.block(), feeding(None), seeded(0):
+            trace: Any = poutine.trace(pair.run_model).get_trace(some)
+        plates = (frame for _, site in _samples(trace) for frame in site["cond_indep_stack"] if frame.vectorized)
+        if len({frame.name for frame in plates if frame.size == len(some)}) < 2:
+            return some
+    return x[: _PROBE_ROWS[0]].to(pair.device)
 
 
 def observed_rows(pair: Pair, x: Tensor, site: str | None = None) -> Tensor:
@@ -200,9 +217,8 @@ def _draw(pair: Pair, x: Tensor, copies: int, replication: Replication, sites: S
             rows = block.repeat(copies, *(1,) * (block.dim() - 1))
             with poutine.replay(trace=shared):
                 latents, log_weights = _latents(pair, rows, len(x), replication, sites)
-                model: Any = poutine.trace(
-                    poutine.uncondition(poutine.replay(pair.run_model, trace=latents))
-                ).get_trace(rows)
+                drawing = Unconditioned()(poutine.replay(pair.run_model, trace=latents))
+                model: Any = poutine.trace(drawing).get_trace(rows)
             if sites.shared and not shared.nodes:
                 shared = shared_part(model if replication == "prior" else latents, len(rows))
             parts.append(_split(model, sites, copies, len(block), log_weights))
@@ -223,7 +239,7 @@ def _only_holes_stop(pair: Pair, x: Tensor) -> bool:
         return False
     with pair.evaluating(), poutine.block(), feeding(None), seeded(0):
         try:
-            pair.run_guide(x[:_PROBE_ROWS].nan_to_num().to(pair.device))
+            pair.run_guide(x[: _PROBE_ROWS[0]].nan_to_num().to(pair.device))
         except ValueError:
             return False
     return True
@@ -284,7 +300,7 @@ def _split(model: Any, sites: Sites, copies: int, num_rows: int, log_weights: Te
 
 def _free_draw(pair: Pair, rows: Tensor, observed: list[str]) -> dict[str, Tensor]:
     with seeded(0):
-        trace: Any = poutine.trace(poutine.uncondition(pair.run_model)).get_trace(rows)
+        trace: Any = poutine.trace(Unconditioned()(pair.run_model)).get_trace(rows)
     return {name: trace.nodes[name]["value"] for name in observed}
 
 
@@ -300,7 +316,7 @@ def _is_data(site: Any) -> bool:
 
 
 def _is_fixed(site: Any) -> bool:
-    return bool(site["infer"].get("_deterministic")) or math.prod(site["fn"].event_shape) == 0
+    return is_deterministic(site) or math.prod(site["fn"].event_shape) == 0
 
 
 def _frame(site: Any, num_rows: int) -> Any:

@@ -32,6 +32,9 @@ def judged(run: LoadedRun, folder: Path, seed: int) -> RunJudgement | None:
 def judgement_finding(result: RunJudgement) -> Finding:
     """What it comes to, for the top of the page."""
     found = result.judgement
+    unsure = {verdict.name for verdict in found.verdicts if verdict.level == "unknown"}
+    if found.level == "unknown" and unsure & {"contract", "posterior", "calibration"}:
+        return Finding("look", found.summary, f'"{TITLE}" below says why.')
     if found.level in ("good", "unknown"):
         return Finding("good", found.summary)
     return Finding("look", found.summary, f'"{TITLE}" below says what to do about each.')

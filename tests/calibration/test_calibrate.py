@@ -8,10 +8,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.distributions.transforms import Planar
 from torch import Tensor
 
 from pyro_lvm import Pair, data_plate, observe
-from pyro_lvm.calibration import Calibration, calibrate
+from pyro_lvm.calibration import Calibration, calibrate, simulating
 from pyro_lvm.errors import DataError, PairError
 from pyro_lvm.guides import LinearGaussian, MixtureOfExperts
 from pyro_lvm.models import BayesianPCA, MixturePPCA
@@ -73,6 +74,27 @@ def shapes_and_supports() -> dict[str, tuple[Any, Any, Tensor]]:
         with pyro.plate("features", 3, dim=-2), data_plate(x):
             pyro.sample("z", dist.Normal(x.T / 2, math.sqrt(1 / 2)))
 
+    def wide_inner_plate(x: Tensor) -> None:
+        with pyro.plate("rows", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pyro.plate("features", 16, dim=-1):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def wide_inner_plate_guide(x: Tensor) -> None:
+        with pyro.plate("rows", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(x.sum(1, keepdim=True) / 17, math.sqrt(1 / 17)))
+
+    def deterministic(x: Tensor) -> None:
+        with data_plate(x):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            double = pyro.deterministic("double", 2 * z, event_dim=0)
+            mean = pyro.deterministic("mean", double + 1)
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    def deterministic_guide(x: Tensor) -> None:
+        with data_plate(x):
+            pyro.sample("z", dist.Normal(2 * (x - 1) / 5, math.sqrt(1 / 5)))
+
     def coins(x: Tensor) -> None:
         with data_plate(x):
             t = pyro.sample("t", dist.Bernoulli(0.3))
@@ -88,6 +110,8 @@ def shapes_and_supports() -> dict[str, tuple[Any, Any, Tensor]]:
         "images, a latent matrix": (images, images_guide, torch.zeros(7, 1, 2, 3)),
         "two latents, one a row of one number": (chain, chain_guide, torch.zeros(4, 1)),
         "a plate beside the rows'": (inner_plate, inner_plate_guide, torch.zeros(9, 3)),
+        "a plate as long as a few rows": (wide_inner_plate, wide_inner_plate_guide, torch.ones(40, 16).cumsum(1)),
+        "names for what latents come to": (deterministic, deterministic_guide, torch.zeros(9)),
         "discrete": (coins, coins_guide, torch.zeros(9, 2)),
     }
 
@@ -258,6 +282,61 @@ def test_a_latent_of_very_many_coordinates_has_few_quantities() -> None:
     assert len(found.quantities) < 40
     assert found.notes == ("z: 20 of its 300 coordinates",)
     assert found.flagged
+    assert any("of 20 coordinates looked at, most in z[" in sentence for sentence in found.diagnosis), found.diagnosis
+
+
+def test_a_latent_that_x_says_nothing_of_is_not_to_blame_for_another() -> None:
+    """Wrong: a guide that is right of u is told to look at x. Oracle: u's posterior is its prior, z's is conjugate."""
+
+    def model(x: Tensor) -> None:
+        with data_plate(x):
+            pyro.sample("u", dist.Normal(0.0, 1.0))
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with data_plate(x):
+            pyro.sample("u", dist.Normal(0.0, 1.0))
+            pyro.sample("z", dist.Normal(x / 2, math.sqrt(1 / 2) / 2).to_event(1))
+
+    found = run(Pair(model, guide), torch.zeros(4, 2))
+    assert found["log p(x | z)"].flagged
+    assert len(found.diagnosis) == 1
+    assert found.diagnosis[0].startswith("z is too narrow in all 2 coordinates, most in")
+
+
+def test_a_row_alone_in_its_block_is_not_its_own_reference(ppca: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong: the truth is at the distance 0 from itself, and below every draw of an exact guide."""
+    monkeypatch.setattr(simulating, "_BLOCK_ROWS", 1)
+    pair, x = ppca()
+    found = run(pair, x, 60, 19)
+    assert not found.flagged
+    assert len(np.unique(found["distance to a random point"].ranks)) > 10
+
+
+def test_a_guide_whose_density_is_known_of_its_own_draws_alone_is_looked_at_without_it() -> None:
+    """Wrong: a flow without an inverse breaks the pair down. Oracle: the flow is of no effect, and the guide exact."""
+
+    def model(x: Tensor) -> None:
+        with data_plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    flow = Planar(2)
+    with torch.no_grad():
+        # Where log(1 + exp(w u)) = 1, what is added to w's part of u takes it away.
+        flow.w.copy_(torch.tensor([1.0, 0.0]))
+        flow.u.copy_(torch.tensor([math.log(math.e - 1), 0.0]))
+
+    def guide(x: Tensor) -> None:
+        with data_plate(x):
+            base = dist.Normal(x / 2, math.sqrt(1 / 2)).to_event(1)
+            pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+
+    found = run(Pair(model, guide), torch.zeros(4, 2))
+    assert not found.flagged
+    assert found.coverage is None
+    assert any("the guide's density of the latents isn't to be had" in note for note in found.notes)
 
 
 def test_a_latent_left_to_enumeration_is_drawn_from_its_conditional() -> None:

@@ -8,11 +8,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_lvm import Pair, data_plate
 from pyro_lvm.calibration import realism
-from pyro_lvm.calibration.realism import tell
+from pyro_lvm.calibration.realism import Realism, TwoSample, tell
 from pyro_lvm.errors import DataError
 from pyro_lvm.evidence import simulate
 from pyro_lvm.guides import MixtureOfExperts
@@ -98,10 +99,63 @@ def test_the_classifiers_p_value_is_valid() -> None:
     assert shifted.p_value < 1e-3
 
 
+def test_rows_that_are_too_few_to_tell_are_not_called_alike() -> None:
+    """Wrong: no test is significant, and so rows pass of which nothing is known.
+
+    Oracle: intervals of two errors, of which the one leaves 0.8 out and the other doesn't.
+    """
+    for auc, error, outlying, carries_over in ((0.7, 0.06, 0, None), (0.7, 0.04, 0, True), (0.5, 0.04, 4, None)):
+        of_summaries = TwoSample(auc, error, 0.5, 0.1, 0.3)
+        row_p_values = np.where(np.arange(20) < outlying, 0.005, 0.5)
+        found = Realism(np.ones(20), row_p_values, 0.5, TwoSample(0.5, 0.1, 0.5, 0.1, 1.0), of_summaries, 200)
+        assert not found.told
+        assert found.carries_over is carries_over
+        assert ("too few rows to tell" in found.sentence) is (carries_over is None)
+    found = Realism(np.ones(20), np.full(20, 0.5), 1e-6, found.rows, TwoSample(0.7, 0.06, 0.6, 0.1, 1e-6), 200)
+    assert found.carries_over is None
+    assert "differ from the model's own" in found.sentence
+
+
+def test_a_column_that_is_hardly_ever_there_is_no_problem() -> None:
+    """Wrong: a fold whose training knows nothing of a column breaks down. Oracle: the others tell as well."""
+    random = np.random.default_rng(1)
+    real, simulated = random.normal([2.0, 0.0], size=(100, 2)), random.normal(size=(100, 2))
+    without = tell(real[:, :1], simulated[:, :1])
+    for some in (real, simulated):
+        some[:, 1] = math.nan
+    assert tell(real, simulated) == without
+    simulated[0, 1] = 0.3
+    assert abs(tell(real, simulated).auc - without.auc) < 0.02
+
+
+def test_means_that_are_parameters_are_summarized() -> None:
+    """Wrong: a summary carries gradients and is no array. Oracle: a guide of no x tells nothing, and AUC is 1/2."""
+
+    class Guide(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc, self.rate = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> None:
+            with data_plate(x):
+                pyro.sample("z", dist.Normal(self.loc, 1.0).to_event(1))
+                pyro.sample("s", dist.Gamma(self.rate, 1.0))
+                pyro.sample("n", dist.Poisson(self.rate))
+
+    def model(x: Tensor) -> None:
+        with data_plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            scale = pyro.sample("s", dist.Gamma(1.0, 1.0)) + pyro.sample("n", dist.Poisson(1.0)) + 0.1
+            pyro.sample("x", dist.Normal(z, scale[..., None]).to_event(1), obs=x)
+
+    found = realism(Pair(model, Guide()), torch.randn(60, 2), simulations=100, progress=False)
+    assert found.summaries.auc == pytest.approx(0.5)
+
+
 def test_too_few_rows_are_refused(ppca: Any) -> None:
     """Wrong: a verdict from one row."""
     pair, x = ppca(30, holes=True)
     with pytest.raises(DataError, match="1 rows: expected 20 at least"):
         realism(pair, x[:1], progress=False)
-    with pytest.raises(DataError, match="simulations=3: expected a whole number from 20 up"):
-        realism(pair, x, simulations=3, progress=False)
+    with pytest.raises(DataError, match="simulations=99: expected a whole number from 100 up"):
+        realism(pair, x, simulations=99, progress=False)

@@ -92,12 +92,28 @@ def test_ties_are_broken_at_random() -> None:
     assert uniformity_p_value(ranks, 9) > 0.01
 
 
-def test_values_within_the_tolerance_tie() -> None:
-    """Wrong: rounding decides a rank."""
+def test_rounding_decides_no_rank() -> None:
+    """Wrong: a difference of rounding makes an extreme rank. Of equal draws, ranks are uniform on 0 to L."""
     generator = torch.Generator().manual_seed(0)
-    truth = torch.full((4000, 1), 100.0)
-    ranks = rank(truth, torch.full((9, 4000, 1), 100.0001), generator, 0.001)[:, 0].numpy()
-    assert uniformity_p_value(ranks, 9) > 0.01
+    rounding = torch.finfo(torch.float32).eps * 100 * torch.randint(-1, 2, (1000, 1), generator=generator)
+    tolerance = 32 * torch.finfo(torch.float32).eps * 100
+    ranks = rank(100 + rounding.double(), torch.full((99, 1000, 1), 100.0).double(), generator, tolerance)
+    assert uniformity_p_value(ranks[:, 0].numpy(), 99) > 0.01
+
+
+def test_densities_as_coarse_as_they_are_apart_have_uniform_ranks() -> None:
+    """Wrong: what is near is called equal, which is not transitive, and the ends are too rare.
+
+    Oracle: truth and draws of one law, that of Exp(1) densities far from 0 in single precision; and the binomial errors
+    of how often the truth is at an end.
+    """
+    generator = torch.Generator().manual_seed(0)
+    value = (-50_000 + torch.empty(100, 4000, 1).exponential_(generator=generator)).double()
+    tolerance = 32 * torch.finfo(torch.float32).eps * value.abs().amax(0)
+    ranks = rank(value[0], value[1:], generator, tolerance)[:, 0].numpy()
+    for end in (0, 99):
+        assert abs((ranks == end).sum() - 40) < 4 * np.sqrt(40)
+    assert uniformity_p_value(ranks, 99) > 0.01
 
 
 def test_ties_have_a_valid_test_of_their_own() -> None:

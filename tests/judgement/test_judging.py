@@ -13,6 +13,7 @@ from pyro_lvm import Pair, data_plate, judge, observe
 from pyro_lvm.errors import DataError
 from pyro_lvm.guides import SharedLoadings
 from pyro_lvm.judgement import Judgement
+from pyro_lvm.judgement.gathering import contract, usable_rows
 from pyro_lvm.models import BayesianPCA
 
 NAMES = ("contract", "evidence", "posterior", "family", "encoder", "overfitting", "weights", "latents", "calibration")
@@ -84,7 +85,7 @@ def doubled() -> tuple[Pair, Tensor]:
     ("make", "unknown", "known", "reason"),
     [
         (shared, "calibration", "latents", "rows share"),
-        (components, "latents", "calibration", "no continuous latent"),
+        (components, "latents", "calibration", "no continuous vector latent"),
         (doubled, "calibration", "encoder", "root"),
     ],
     ids=["shared latents", "discrete alone", "not to be simulated"],
@@ -133,6 +134,56 @@ def test_a_broken_contract_ends_it(ppca: Made) -> None:
     assert "breaks its contract" in found.summary
     with pytest.raises(KeyError, match="expected one of contract"):
         found["encoder"]
+
+
+@pytest.mark.usefixtures("no_annealing")
+def test_what_raises_on_the_way_is_unknown(ppca: Made) -> None:
+    """Wrong: a figure that can't be worded ends the judgement, or a line is missing without a word."""
+    pair, x, _ = ppca()
+
+    def refused(rows: Tensor) -> Tensor:
+        raise RuntimeError("no units")
+
+    def lacking(rows: Tensor) -> Any:
+        raise RuntimeError("no maximum")
+
+    pair.model.maximum_likelihood = lacking
+    found = judged(pair, x, num_rows=4, log_jacobian=refused)
+    assert (found["evidence"].level, found["model"].level) == ("unknown", "unknown")
+    assert "no units" in found["evidence"].found
+    assert "no maximum" in found["model"].found
+    assert {found[name].level for name in ("posterior", "encoder", "calibration")} == {"good"}
+
+
+def plain(dtype: torch.dtype, with_parameter: bool) -> Pair:
+    """z ~ N(0, 1), x ~ N(z, 1) in two columns: the posterior is N(sum / 3, 1 / 3)."""
+    third = torch.full((2, 1), 1 / 3, dtype=dtype)
+
+    def model(x: Tensor) -> None:
+        with data_plate(x):
+            z = pyro.sample("z", Normal(torch.zeros(len(x), dtype=dtype), 1.0))
+            observe("x", Normal(z[:, None].expand(-1, 2), 1.0), x)
+
+    def guide(x: Tensor) -> None:
+        weight = pyro.param("weight", third.clone) if with_parameter else third
+        with data_plate(x):
+            pyro.sample("z", Normal((x @ weight)[:, 0], 3**-0.5))
+
+    return Pair(model, guide)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("with_parameter", "run"), [(False, False), (True, False), (True, True)])
+def test_rows_come_in_the_precision_in_which_functions_run(dtype: torch.dtype, with_parameter: bool, run: bool) -> None:
+    """Wrong: rows in double precision are narrowed beside functions in it, and the contract is called broken."""
+    pair = plain(dtype, with_parameter)
+    if run:
+        pair.materialize(torch.zeros(2, 2, dtype=dtype))
+    rows = torch.randn(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert usable_rows(pair, rows)[0].dtype is dtype
+    assert usable_rows(pair, rows.round().long())[0].dtype is torch.int64
+    assert contract(pair, rows).ok
+    assert len(list(pair.named_parameters())) == run
 
 
 def test_densities_that_are_not_finite_break_the_contract() -> None:

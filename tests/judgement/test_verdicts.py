@@ -48,7 +48,8 @@ def known(exact: float | None = None, width: float | None = 0.02, ais: float | N
         (0.05, 0.05, "unknown"),
         (0.6, 0.02, "bad"),
         (0.6, 0.1, "look"),
-        (3.0, math.nan, "bad"),
+        # Without an error nothing is certain.
+        (3.0, math.nan, "unknown"),
         (math.nan, 0.1, "unknown"),
     ],
 )
@@ -119,6 +120,44 @@ def test_an_encoder_that_knows_its_rows_by_heart() -> None:
     assert "stop earlier" in overfitting.advice
 
 
+def test_one_row_of_a_kind_does_not_say_how_far_rows_differ() -> None:
+    """Wrong: what differs between any two rows is called overfitting, with an error of 0."""
+    sure = known(exact=-1.0)
+    training = Gap(sure.best, estimate(-1.1), estimate(-1.0), None, torch.full((ROWS,), 0.01), 1.0)
+    one = Gap(*map(first_row, (sure.best, estimate(-9.0), estimate(-1.0))), None, torch.full((1,), 0.01), 1.0)
+    for gaps in ((training, one), (one, training)):
+        overfitting = gap_verdicts(sure, *gaps)[2]
+        assert overfitting.level == "unknown"
+        assert "single row" in overfitting.found
+    width = Sandwich(first_row(estimate(-2.6)), first_row(estimate(-1.0, kind="reverse")))
+    told = evidence_verdict(dataclasses.replace(known(), sandwich=width), torch.zeros(ROWS)).found
+    assert "the two bounds are 1.6 apart" in told
+
+
+def first_row(one: Estimate) -> Estimate:
+    return dataclasses.replace(one, per_row=one.per_row[:1], particle_errors=one.particle_errors[:1])
+
+
+@pytest.mark.parametrize(("finished", "encoder_level", "least"), [(0.95, "good", False), (0.5, "unknown", True)])
+def test_a_search_that_did_not_end_acquits_no_encoder(finished: float, encoder_level: Level, least: bool) -> None:
+    """Wrong: a q that wasn't climbed far enough above the encoder's says that there is nothing above it."""
+    sure = known(exact=-1.0)
+    gap = Gap(sure.best, estimate(-1.3), estimate(-1.3), None, torch.full((ROWS,), 0.001), finished)
+    family, encoder, _ = gap_verdicts(sure, gap, None)
+    assert encoder.level == encoder_level
+    assert ("at least" in encoder.found, "at most" in family.found) == (least, least)
+
+
+def test_the_best_q_bounds_the_kl_as_well() -> None:
+    """Wrong: a poor bound hides a KL that the family's best q shows. Oracle: -1 is at most log p, -1.5 the ELBO."""
+    poor = dataclasses.replace(known(ais=-1.45, width=0.3), iwae=estimate(-1.5, kind="iwae"))
+    gap = Gap(poor.best, estimate(-1.5), estimate(-1.0), None, torch.full((ROWS,), 0.01), 1.0)
+    assert posterior_verdict(poor, None).figures["kl"] == pytest.approx(0.05)
+    assert posterior_verdict(poor, None, gap).figures["kl"] == pytest.approx(0.5)
+    exact = dataclasses.replace(poor, exact=estimate(-1.4, 0.0, "exact"), ais=None, sandwich=None)
+    assert posterior_verdict(exact, None, gap).figures["kl"] == pytest.approx(0.1)
+
+
 def test_exact_answers_that_disagree_are_said() -> None:
     graded = Grade(9, elbo=-3.0, elbo_standard_error=0.01, log_evidence=-1.0, kl_to_exact=0.001, elbo_exact=-1.001)
     assert posterior_verdict(known(exact=-1.0), graded).level == "bad"
@@ -178,6 +217,24 @@ def test_a_miscalibration_of_any_size_is_found_and_a_small_one_is_no_disaster() 
         assert "p < 0.0001" in verdict.found
 
 
+def test_a_bias_of_a_third_is_bad_on_few_simulations() -> None:
+    """Wrong: much is taken off for chance. Oracle: a shift of 0.3 standard deviations moves a probability by 0.119."""
+    normal = torch.distributions.Normal(0.0, 1.0)
+    even = (torch.arange(100).repeat(5) + 0.5) / 100
+    verdict = calibration_verdict(calibration((100 * normal.cdf(normal.icdf(even) - 0.3)).long(), 1e-6))
+    assert verdict.level == "bad"
+    assert verdict.figures["miscalibration"] == pytest.approx(0.119 - 0.5 / math.sqrt(500), abs=0.01)
+    assert "at least" in verdict.found
+
+
+def test_rows_too_few_to_tell_are_not_called_alike() -> None:
+    """Wrong: twenty rows that nothing could tell from others are a reason to mend the model, or to trust it."""
+    nothing = TwoSample(0.65, 0.12, 0.6, 0.1, 0.5)
+    found = Realism(np.ones(20), np.full(20, 0.4), 0.5, nothing, nothing, 20)
+    assert found.carries_over is None
+    assert realism_verdict(found).level == "unknown"
+
+
 @pytest.mark.parametrize(
     ("summaries", "rows", "p_value", "level"),
     [(0.52, 0.5, 0.5, "good"), (0.55, 0.98, 1e-9, "look"), (0.7, 0.7, 1e-9, "look"), (0.95, 0.99, 1e-9, "bad")],
@@ -211,11 +268,16 @@ def lines(**levels: tuple[Level, float]) -> list[Verdict]:
         ({"calibration": ("bad", 0.0)}, "The guide's probabilities don't hold"),
         ({"realism": ("bad", 0.0)}, "The rows are unlike the model's own"),
         ({"posterior": ("unknown", 0.0), "calibration": ("unknown", 0.0)}, "Whether the posterior is right couldn't"),
+        ({"posterior": ("unknown", 0.0), "encoder": ("unknown", 0.0)}, "Nothing wrong was seen, but no loss could"),
     ],
 )
 def test_whose_fault_it_is(levels: dict[str, tuple[Level, float]], begins: str) -> None:
     """Wrong: the smaller culprit is named first, or a pair of which nothing is known is called right."""
     assert blame(lines(**levels)).startswith(begins)
+
+
+def test_nothing_is_claimed_where_the_contract_could_not_be_checked() -> None:
+    assert blame([Verdict("contract", "unknown", "")]).startswith("Whether the posterior is right couldn't")
 
 
 def test_a_judgement_is_as_bad_as_its_worst_line_and_is_plain_json() -> None:

@@ -53,6 +53,27 @@ def test_p_values_are_those_of_exact_tests() -> None:
     assert found.replicates == "200 mixed replicates of 200 refits"
 
 
+def test_the_more_rows_are_checked_the_more_refits() -> None:
+    """Wrong: many replicates share few fits' errors, and p-values of a right model are too small. Oracle: the t test.
+
+    Of 500 rows against 20, all but a 26th of a mean's variance is the fit's: 20 fits would tell p to 0.05 or so, 200
+    tell it to 0.02.
+    """
+    generator = torch.Generator().manual_seed(3)
+    trained_on = torch.randn(20, 1, generator=generator, dtype=torch.float64)
+    x = torch.randn(500, 1, generator=generator, dtype=torch.float64)
+    apart = float(trained_on.std()) * (1 / 20 + 1 / 500) ** 0.5
+    x = (x - x.mean()) / x.std() * trained_on.std() + trained_on.mean() + 1.8 * apart
+    pair, options = normal_pair(trained_on), {"held_out": True, "refit": normal_pair, "trained_on": trained_on}
+    found = check(pair, x, ("mean",), num_draws=200, **options)
+    assert found.refits == 200
+    assert found["mean"].p_value == pytest.approx(2 * stats.t.sf(1.8, 19), abs=0.06)
+    for rows, count in ((x[:20], 20), (x[:70], 70)):
+        assert check(pair, rows, ("mean",), num_draws=199, **options).refits == count
+    with pytest.warns(UserWarning, match="20 refits are few for 70 rows of a pair that was fitted to 20: .* take 70"):
+        check(pair, x[:70], ("mean",), num_draws=199, refits=20, **options)
+
+
 def learned_mean() -> tuple[Callable, Callable]:
     """Plain functions whose parameters are ``pyro.param``'s, with a latent of each row."""
 

@@ -154,6 +154,30 @@ def test_covariates_may_be_read() -> None:
     assert ((drawn.mean(0) - x[:, 1]).abs() < 5 * 0.15 / 2000**0.5).all()
 
 
+def test_a_deterministic_keeps_its_value_and_a_plate_of_few_rows_is_no_row() -> None:
+    """Wrong: what latents come to is drawn in another shape, or 16 features are taken for rows.
+
+    Rows are normal with mean 1, variance 5 and the covariance 4 of their one latent.
+    """
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("rows", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            mean = pyro.deterministic("mean", 2 * z + 1)
+            with pyro.plate("features", 16, dim=-1):
+                pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    x = torch.randn(40, 16)
+    parts = list(replicate(Pair(model, lambda x: None), x, 200, replication="mixed"))
+    assert set(parts[0].latents) == {"z"}
+    assert parts[0].shared == {}
+    drawn = torch.cat([part.observed["x"] for part in parts]).reshape(-1, 16)
+    assert len(drawn) == 8000
+    # The standard error of the mean is about 0.023, of the variances and covariances at most 0.08.
+    assert float(drawn.mean()) == pytest.approx(1, abs=0.12)
+    assert torch.allclose(drawn.T.cov(), 4 + torch.eye(16), rtol=0, atol=0.4)
+
+
 def test_a_forgotten_latent_is_refused() -> None:
     """Wrong: a latent that the guide forgets silently keeps its prior, and replicates are called posterior."""
 
