@@ -12,6 +12,7 @@ from pyro_lvm.judgement import Judgement
 from pyro_lvm.latent import Neighbourhoods
 from pyro_lvm.predictive import PredictiveCheck
 from pyro_lvm.predictive.results import UNITS
+from pyro_lvm.wording import plus_minus
 
 _ROWS = (
     ("log_evidence_ml", "best log-evidence (maximum likelihood)", "nats/row", ".5f"),
@@ -52,7 +53,7 @@ def grade_table(
         if any(v is not None for v in values):
             cells = ["" if v is None else format(v, form) for v in values]
             if key == "elbo":
-                cells = [f"{cell} ± {g.elbo_standard_error:.2g}" for cell, g in zip(cells, grades, strict=True)]
+                cells = [plus_minus(g.elbo, g.elbo_standard_error) for g in grades]
             table.add_row(label, *cells, unit)
     return table
 
@@ -142,14 +143,14 @@ def gap_table(training: Gap, held_out: Gap | None = None, title: str = "the gap 
     table.add_section()
     table.add_row(
         "approximation gap: what the family lacks",
-        *[f"{gap.approximation.mean():.4f} ± {gap.approximation_standard_error:.2g}" for gap in gaps],
+        *[plus_minus(float(gap.approximation.mean()), gap.approximation_standard_error) for gap in gaps],
     )
     gains = [gap.gained_by_full for gap in gaps]
     if any(gain is not None for gain in gains):
         table.add_row("  of which correlations give", *["" if gain is None else f"{gain:.4f}" for gain in gains])
     table.add_row(
         "amortization gap: what the encoder misses",
-        *[f"{gap.amortization.mean():.4f} ± {gap.amortization_standard_error:.2g}" for gap in gaps],
+        *[plus_minus(float(gap.amortization.mean()), gap.amortization_standard_error) for gap in gaps],
     )
     if any(gap.finished < 1 for gap in gaps):
         table.add_row("rows with something left to gain", *[f"{1 - gap.finished:.0%}" for gap in gaps])
