@@ -4,8 +4,8 @@
 
 Each seed makes a problem of its own: a PPCA or a factor analysis of 2 to 8 latents, or a mixture of 2 to 4 PPCAs whose
 components overlap. Its guide is the exact posterior, then spoilt in one way. What finds it is simulation alone: no
-closed form is used (``calibrate``; with ``--budget`` all of ``judge``, of which any line about the posterior counts
-that is ``bad``).
+closed form is used (``calibrate``; with ``--budget`` all of ``judge``, where a line about the posterior counts that is
+``bad``, and calibration at any size that its tests find).
 """
 
 import argparse
@@ -138,6 +138,7 @@ def wrong_t(pair: Pair, x: Tensor) -> Pair:
     right = pair.guide
 
     def guide(x: Tensor) -> None:
+        pyro.module("right", right)
         posterior = right.encode(x)
         loc = torch.stack([own.loc for own in posterior.latents], 1)
         factor = torch.stack([own.scale_tril.expand(len(x), -1, -1) for own in posterior.latents], 1)
@@ -201,7 +202,8 @@ def main() -> None:
                 judged = judge(pair, x[:500], x[500:], budget=options.budget, seed=seed, progress=False)
                 found = judged.calibration
                 lines = [verdict for verdict in judged.verdicts if verdict.name in ABOUT_THE_GUIDE]
-                flags.append(any(verdict.level == "bad" for verdict in lines))
+                off = found is not None and found.flagged
+                flags.append(off or any(verdict.level == "bad" for verdict in lines))
             else:
                 found = calibrate(pair, x, options.simulations, seed=seed, progress=False)
                 flags.append(found.flagged)
