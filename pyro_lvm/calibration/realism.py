@@ -17,8 +17,9 @@ from torch import Tensor
 
 from pyro_lvm.calibration.bands import Array
 from pyro_lvm.calibration.simulating import Simulator, check_counts
+from pyro_lvm.checking.sites import samples
 from pyro_lvm.errors import DataError, PairError
-from pyro_lvm.evidence.placing import quiet, samples
+from pyro_lvm.evidence.placing import quiet
 from pyro_lvm.evidence.weights import chunk_limit
 from pyro_lvm.pair import Pair
 from pyro_lvm.predictive.replicating import rows_first
@@ -254,7 +255,9 @@ def _summaries(pair: Pair, x: Tensor, seed: int) -> tuple[Array, Array]:
             rows = block.to(pair.device)
             with quiet(pair, rows):
                 traces: list[Any] = [poutine.trace(pair.run_guide).get_trace(rows) for _ in range(_DRAWS)]
-                drawn = [[part for _, site in samples(own) for part in _summary(site, len(rows))] for own in traces]
+                drawn = [
+                    [part for site in samples(own).values() for part in _summary(site, len(rows))] for own in traces
+                ]
             if not drawn[0]:
                 raise PairError("the guide draws nothing, and so has no summary of a row: expected a latent in it")
             means.append(torch.stack([torch.cat([mean for mean, _ in own], 1) for own in drawn]).mean(0))

@@ -14,9 +14,10 @@ from pyro.infer import infer_discrete
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
+from pyro_lvm.checking.sites import is_deterministic, samples
 from pyro_lvm.elbo import FIRST_ENUMERATED, by_row, row_frame
 from pyro_lvm.errors import DataError, PairError, PyroLvmError
-from pyro_lvm.evidence.placing import Unconditioned, is_deterministic, quiet, samples
+from pyro_lvm.evidence.placing import Unconditioned, quiet
 from pyro_lvm.evidence.weights import chunk_limit
 from pyro_lvm.pair import Pair, refuse_holes
 from pyro_lvm.predictive.replicating import Sites, find_sites, probe_rows, rows_first
@@ -93,10 +94,12 @@ class Simulator:
         with _running(), seeded(0), quiet(pair, some):
             model: Any = poutine.trace(Unconditioned()(pair.run_model)).get_trace(some)
             guide: Any = poutine.trace(pair.run_guide).get_trace(some)
-            latents = {name: site for name, site in samples(model) if name != self._site and not site["is_observed"]}
+            latents = {
+                name: site for name, site in samples(model).items() if name != self._site and not site["is_observed"]
+            }
             self.discrete = tuple(name for name, site in latents.items() if site["fn"].support.is_discrete)
-        drawn = [name for name, _ in samples(guide)]
-        for name, site in samples(guide):
+        drawn = list(samples(guide))
+        for name, site in samples(guide).items():
             if row_frame(site["cond_indep_stack"], len(some)) is None:
                 raise PairError(f"the guide's site '{name}' lies outside the plate over rows: expected a row's own")
         absent = [name for name in latents if name not in drawn]
@@ -189,7 +192,7 @@ class Simulator:
                 _refuse_undefined(trace, half, which)
         names = {*self._drawn, *self.summed_out}
         return Latents(
-            {name: rows_first(site, num_rows) for name, site in samples(model) if name in names},
+            {name: rows_first(site, num_rows) for name, site in samples(model).items() if name in names},
             _log_density(model, num_rows, {*names, self._site}),
             _log_density(model, num_rows, {self._site}),
             None if guide is None else _log_density(guide, num_rows, names),
@@ -209,7 +212,7 @@ def _simulable(pair: Pair, some: Tensor) -> str:
     except NotImplementedError as error:
         with seeded(0), quiet(pair, some):
             trace: Any = poutine.trace(pair.run_model).get_trace(some)
-        name = next((n for n, site in samples(trace) if not _can_sample(site)), "x")
+        name = next((n for n, site in samples(trace).items() if not _can_sample(site)), "x")
         kind = type(trace.nodes[name]["fn"]).__name__ if name in trace.nodes else "a distribution"
         raise PairError(
             f"the model can't be simulated: the site '{name}' has the distribution {kind}, which has no draws; give it "
@@ -222,7 +225,7 @@ def _simulable(pair: Pair, some: Tensor) -> str:
         )
     with seeded(0), quiet(pair, some):
         trace = poutine.trace(pair.run_model).get_trace(some)
-    for name, site in samples(trace):
+    for name, site in samples(trace).items():
         if math.prod(site["fn"].event_shape) == 0:
             raise PairError(
                 f"the model can't be simulated: the site '{name}' is a factor, a density without draws; observe a "
@@ -261,14 +264,16 @@ def _has_density(guide: Callable[[Tensor], Any], some: Tensor) -> bool:
 
 def _log_density(trace: Any, num_rows: int, names: Collection[str]) -> Tensor:
     """What some of a trace's sites say of each row, nats, shape (rows,), float64."""
-    terms = [by_row(site, site["log_prob"], num_rows, num_rows) for name, site in samples(trace) if name in names]
+    terms = [
+        by_row(site, site["log_prob"], num_rows, num_rows) for name, site in samples(trace).items() if name in names
+    ]
     if any(own.shape != (num_rows,) for own in terms):
         raise PairError("a site's density is not one number a row: check_pair says what is wrong with the pair")
     return torch.stack(terms).sum(0)
 
 
 def _refuse_undefined(trace: Any, half: str, which: str) -> None:
-    for name, site in samples(trace):
+    for name, site in samples(trace).items():
         undefined = site["log_prob"].isnan()
         if not bool(undefined.any()):
             continue

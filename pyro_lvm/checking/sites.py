@@ -33,11 +33,12 @@ def latents(trace: Any) -> dict[str, Site]:
 
 def observed(trace: Any) -> dict[str, Site]:
     """The sites that are observed, without deterministic ones."""
-    return {
-        name: site
-        for name, site in samples(trace).items()
-        if site["is_observed"] and not site["infer"].get("_deterministic")
-    }
+    return {name: site for name, site in samples(trace).items() if site["is_observed"] and not is_deterministic(site)}
+
+
+def is_deterministic(site: Site) -> bool:
+    """Whether a site is a ``pyro.deterministic``: a value under a name, which Pyro has as an observed site."""
+    return bool(site["infer"].get("_deterministic"))
 
 
 def is_factor(site: Site) -> bool:

@@ -13,6 +13,7 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_lvm.checking.sites import samples
 from pyro_lvm.compiled.program import Step, Uncompilable, compile_step
 from pyro_lvm.errors import PairError
 from pyro_lvm.evidence.placing import (
@@ -21,7 +22,6 @@ from pyro_lvm.evidence.placing import (
     find_latents,
     quiet,
     row_log_density,
-    samples,
     trace_of,
 )
 from pyro_lvm.pair import Pair, refuse_holes
@@ -237,7 +237,7 @@ class LatentDensity:
                 "continuous latents in both; start from the prior"
             )
         unknown = sorted(set(self._guide_discrete) - set(self.discrete))
-        if unknown or [n for n, site in samples(trace) if site["is_observed"]]:
+        if unknown or [n for n, site in samples(trace).items() if site["is_observed"]]:
             raise PairError(f"the guide draws {unknown} or observes: expected draws of the model's latents alone")
 
 

@@ -11,10 +11,11 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import MultivariateNormal, constraints, transform_to
 
+from pyro_lvm.checking.sites import samples
 from pyro_lvm.elbo import row_frame
 from pyro_lvm.errors import PairError
 from pyro_lvm.evidence.density import LatentDensity
-from pyro_lvm.evidence.placing import find_latents, quiet, row_terms, samples, sum_to_rows, trace_of
+from pyro_lvm.evidence.placing import find_latents, quiet, row_terms, sum_to_rows, trace_of
 from pyro_lvm.marginals import innermost
 from pyro_lvm.pair import Pair, refuse_holes
 
@@ -116,7 +117,7 @@ class GuideFamily:
                     "expected it to draw both, or neither"
                 )
             self._members, again = (
-                [_take_apart(name, site, len(x)) for name, site in samples(trace_of(pair.run_guide, x, summed))]
+                [_take_apart(name, site, len(x)) for name, site in samples(trace_of(pair.run_guide, x, summed)).items()]
                 for _ in range(2)
             )
         if not self._members:

@@ -16,6 +16,7 @@ from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to
 
+from pyro_lvm.checking.sites import is_deterministic, samples
 from pyro_lvm.elbo import FIRST_ENUMERATED, row_frame
 from pyro_lvm.errors import PairError
 from pyro_lvm.pair import Half, Pair
@@ -62,7 +63,7 @@ def find_latents(trace: Any, num_rows: int) -> tuple[list[Place], list[str]]:
     places: list[Place] = []
     discrete: list[str] = []
     begin = 0
-    for name, site in samples(trace):
+    for name, site in samples(trace).items():
         frame = row_frame(site["cond_indep_stack"], num_rows)
         if frame is None:
             raise PairError(
@@ -87,7 +88,7 @@ def find_latents(trace: Any, num_rows: int) -> tuple[list[Place], list[str]]:
         places.append(Place(name, slice(begin, begin + size), tuple(shape), axis))
         begin += size
     if discrete:
-        for name, site in samples(trace):
+        for name, site in samples(trace).items():
             inside = [f.name for f in site["cond_indep_stack"] if f.vectorized and f.dim != -1]
             if inside:
                 raise PairError(
@@ -95,20 +96,6 @@ def find_latents(trace: Any, num_rows: int) -> tuple[list[Place], list[str]]:
                     "is to be had where every site is in the data plate alone; draw it as an event, by to_event"
                 )
     return places, discrete
-
-
-def samples(trace: Any) -> list[tuple[str, Any]]:
-    """Names and sites of what a trace draws or observes."""
-    return [
-        (name, site)
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"
-    ]
-
-
-def is_deterministic(site: Any) -> bool:
-    """Whether a site is a ``pyro.deterministic``: a value under a name, which Pyro has as an observed site."""
-    return bool(site["infer"].get("_deterministic"))
 
 
 class Unconditioned(UnconditionMessenger):
@@ -196,7 +183,7 @@ def row_terms(
         Shape (rows,), or (..., rows) with the values to the left.
     """
     total = torch.zeros((), dtype=torch.float64)
-    for name, site in samples(trace):
+    for name, site in samples(trace).items():
         if latents_alone and site["is_observed"]:
             continue
         own = site["log_prob"].double()

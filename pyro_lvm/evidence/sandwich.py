@@ -10,12 +10,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_lvm.checking.sites import is_deterministic, samples
 from pyro_lvm.elbo import row_frame
 from pyro_lvm.errors import DataError, PairError
 from pyro_lvm.evidence.annealing import ais, reverse_ais
 from pyro_lvm.evidence.density import LatentDensity, Start
 from pyro_lvm.evidence.estimate import Estimate
-from pyro_lvm.evidence.placing import Unconditioned, is_deterministic, quiet, samples
+from pyro_lvm.evidence.placing import Unconditioned, quiet
 from pyro_lvm.pair import Pair
 from pyro_lvm.seeding import seeded
 
@@ -118,7 +119,7 @@ def simulate(pair: Pair, like: Tensor, *, seed: int = 0) -> tuple[Tensor, dict[s
     places = LatentDensity(pair, x).places
     with seeded(seed), quiet(pair, x):
         observed: Any = poutine.trace(pair.run_model).get_trace(x)
-        names = [n for n, site in samples(observed) if site["is_observed"] and not is_deterministic(site)]
+        names = [n for n, site in samples(observed).items() if site["is_observed"] and not is_deterministic(site)]
         try:
             drawn: Any = poutine.trace(Unconditioned()(pair.run_model)).get_trace(x)
         except NotImplementedError as error:

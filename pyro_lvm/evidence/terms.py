@@ -13,6 +13,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
+from pyro_lvm.checking.sites import samples
 from pyro_lvm.elbo import RowDraw, by_row, draw_rows
 from pyro_lvm.errors import DataError, PairError
 from pyro_lvm.evidence.units import LatentUnits, UnitRecord, warn_of_collapse
@@ -178,9 +179,7 @@ def _draw_terms(draw: RowDraw, num_rows: int, total_rows: int) -> Terms:
 
 def _latents(draw: RowDraw) -> Iterator[tuple[str, Any, Any]]:
     """The latents that the guide draws: their names, and their sites in guide and model."""
-    for name, site in draw.guide.nodes.items():
-        if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
-            continue
+    for name, site in samples(draw.guide).items():
         if name in draw.model and not draw.model.nodes[name]["is_observed"]:
             yield name, site, draw.model.nodes[name]
 

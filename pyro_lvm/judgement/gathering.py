@@ -71,7 +71,7 @@ def gaps(
     judged = gap(rows, known.best)
     if own is None:
         return judged, None
-    if known.best is known.exact:
+    if known.is_exact:
         bound = evidence.exact(pair, own)
     else:
         bound = evidence.iwae(pair, own, settings.particles, seed=seed, progress=progress)

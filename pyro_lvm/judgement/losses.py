@@ -67,9 +67,14 @@ class Known:
         return max((one for one in (self.ais, self.iwae, self.elbo) if one is not None), key=lambda one: one.mean)
 
     @property
+    def is_exact(self) -> bool:
+        """Whether that is what the model says."""
+        return self.best is self.exact
+
+    @property
     def slack(self) -> float:
         """By how much the best may be too low, nats a row; infinite where nothing bounds it from above."""
-        if self.best is self.exact:
+        if self.is_exact:
             return 0.0
         return math.inf if self.sandwich is None else max(0.0, self.sandwich.width)
 
@@ -91,17 +96,17 @@ def evidence_verdict(known: Known, log_jacobian: Tensor) -> Verdict:
     if known.contradiction is not None:
         advice = "one of the two is not of this model: mend log_evidence(x); until then its bounds are used"
         return Verdict("evidence", "bad", known.contradiction, advice, figures)
-    if known.best is known.exact:
+    if known.is_exact:
         found = f"log p(x) = {best.mean - shift:.4f} nats a row, exactly, and no bound contradicts it"
     else:
         found = f"log p(x) is at least {best.mean - shift:.3f} ± {best.particle_standard_error:.2g} nats a row"
         found += f" ({_KINDS[best.kind]})"
     if both is None:
-        level: Level = "good" if known.best is known.exact else "unknown"
+        level: Level = "good" if known.is_exact else "unknown"
         return Verdict("evidence", level, f"{found}; from above it isn't bounded: {known.missing}", "", figures)
     width = plus_minus(both.width, both.standard_error)
     found += f"; on rows that the model makes, the two bounds are {width} apart"
-    if known.best is known.exact or both.width < WIDE_NATS:
+    if known.is_exact or both.width < WIDE_NATS:
         return Verdict("evidence", "good", found, "", figures)
     advice = f"each loss below that is measured from it may be larger by as much: {_MORE_ANNEALING}"
     return Verdict("evidence", "look", found, advice, figures)
@@ -129,9 +134,9 @@ def posterior_verdict(known: Known | None, graded: Grade | None, gap: Gap | None
         return Verdict("posterior", "unknown", "the evidence isn't known, from which the KL would be measured")
     kl = known.best.mean - known.elbo.mean
     error = math.hypot(known.elbo.particle_standard_error, known.best.particle_standard_error)
-    if gap is not None and known.best is not known.exact and float(gap.amortization.mean()) > kl:
+    if gap is not None and not known.is_exact and float(gap.amortization.mean()) > kl:
         kl, error = float(gap.amortization.mean()), gap.amortization_standard_error
-    bounded = "" if known.best is known.exact else "at least "
+    bounded = "" if known.is_exact else "at least "
     found = f"KL(q || posterior) is {bounded}{max(kl, 0.0):.2g} ± {error:.1g} nats a row"
     return _with_slack("posterior", kl, error, known, found, advice, {"kl": kl, "error": error})
 
@@ -144,7 +149,7 @@ def gap_verdicts(known: Known | None, training: Gap, held_out: Gap | None) -> li
     ended = judged.finished >= _NEARLY_ALL_ENDED
     early = "" if ended else f"; the search for the best q had not ended in {1 - judged.finished:.0%} of the rows"
     found = f"the guide's family lacks {'' if ended else 'at most '}{lacking:.2g} ± {error:.1g} nats a row"
-    found += "" if ended or known.best is known.exact else " of the bound on the evidence"
+    found += "" if ended or known.is_exact else " of the bound on the evidence"
     found += early
     if judged.gained_by_full is not None and judged.correlations_suffice and judged.gained_by_full > GOOD_NATS:
         found += f", {judged.gained_by_full:.2g} of which correlations would give"

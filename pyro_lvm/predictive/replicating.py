@@ -13,9 +13,10 @@ from pyro.infer import infer_discrete
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
+from pyro_lvm.checking.sites import is_deterministic, samples
 from pyro_lvm.elbo import FIRST_ENUMERATED, draw_rows, row_frame
 from pyro_lvm.errors import DataError, PairError, PyroLvmError
-from pyro_lvm.evidence.placing import Unconditioned, is_deterministic
+from pyro_lvm.evidence.placing import Unconditioned
 from pyro_lvm.evidence.weights import chunk_limit, row_blocks
 from pyro_lvm.pair import Pair, holes_refused, refuse_holes
 from pyro_lvm.plate import feeding
@@ -152,7 +153,7 @@ def find_sites(pair: Pair, x: Tensor) -> Sites:
     with pair.evaluating(), poutine.block(), feeding(None):
         with seeded(0):
             trace: Any = poutine.trace(pair.run_model).get_trace(some)
-        found = dict(_samples(trace))
+        found = samples(trace)
         observed = [name for name, site in found.items() if _is_data(site) and _frame(site, len(some)) is not None]
         if not observed:
             raise PairError(
@@ -183,7 +184,7 @@ def probe_rows(pair: Pair, x: Tensor) -> Tensor:
         some = x[:count].to(pair.device)
         with pair.evaluating(), poutine.block(), feeding(None), seeded(0):
             trace: Any = poutine.trace(pair.run_model).get_trace(some)
-        plates = (frame for _, site in _samples(trace) for frame in site["cond_indep_stack"] if frame.vectorized)
+        plates = (frame for site in samples(trace).values() for frame in site["cond_indep_stack"] if frame.vectorized)
         if len({frame.name for frame in plates if frame.size == len(some)}) < 2:
             return some
     return x[: _PROBE_ROWS[0]].to(pair.device)
@@ -253,7 +254,7 @@ def _latents(
         draw = draw_rows(pair, rows, total_rows)
         log_weights = None if sites.shared else draw.log_joint - draw.log_guide
         if not draw.summed_out:
-            own = {name for name, site in _samples(draw.model) if not site["is_observed"]}
+            own = {name for name, site in samples(draw.model).items() if not site["is_observed"]}
             if own - set(draw.guide.nodes):
                 raise PairError(
                     f"the guide doesn't draw the model's latent '{sorted(own - set(draw.guide.nodes))[0]}': its "
@@ -270,7 +271,7 @@ def _latents(
 def shared_part(trace: Any, num_rows: int) -> Any:
     """A trace of what all rows share, of a trace over ``num_rows`` rows."""
     kept: Any = poutine.Trace()
-    for name, site in _samples(trace):
+    for name, site in samples(trace).items():
         if _frame(site, num_rows) is None and not site["is_observed"]:
             kept.add_node(name, **site)
     return kept
@@ -281,7 +282,7 @@ def _split(model: Any, sites: Sites, copies: int, num_rows: int, log_weights: Te
         value = rows_first(site, copies * num_rows)
         return value.reshape(copies, num_rows, *value.shape[1:]).cpu()
 
-    found = dict(_samples(model))
+    found = samples(model)
     latents, shared = {}, {}
     for name, site in found.items():
         if name in sites.observed or site["is_observed"] or _is_fixed(site):
@@ -302,12 +303,6 @@ def _free_draw(pair: Pair, rows: Tensor, observed: list[str]) -> dict[str, Tenso
     with seeded(0):
         trace: Any = poutine.trace(Unconditioned()(pair.run_model)).get_trace(rows)
     return {name: trace.nodes[name]["value"] for name in observed}
-
-
-def _samples(trace: Any) -> Iterator[tuple[str, Any]]:
-    for name, site in trace.nodes.items():
-        if site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample":
-            yield name, site
 
 
 def _is_data(site: Any) -> bool:

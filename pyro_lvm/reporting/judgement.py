@@ -7,7 +7,7 @@ from pathlib import Path
 from pyro_lvm.errors import PairError
 from pyro_lvm.judging import RunJudgement, judge_run
 from pyro_lvm.reading import LoadedRun
-from pyro_lvm.reporting.page import Figure, Finding, Section
+from pyro_lvm.reporting.page import Finding, Section, figures_of
 from pyro_lvm.tables import judgement_table
 
 TITLE = "Is the posterior right?"
@@ -48,5 +48,5 @@ def judgement_section(result: RunJudgement) -> Section:
         "done; look: off by little; bad: by so much that what is read off the guide changes; unknown: it couldn't be "
         "found out. pyro-lvm judge --full looks closer."
     )
-    figures = [Figure(path, _CAPTIONS.get(path.stem, "")) for path in result.written]
+    figures = figures_of(result.written, _CAPTIONS)
     return Section(TITLE, [text], [judgement_table(found, "")], figures)

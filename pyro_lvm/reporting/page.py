@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +56,11 @@ class Figure:
         with self.path.open("rb") as file:
             # In a PNG the size stands right after the signature and the header's name.
             return round(int.from_bytes(file.read(20)[16:20], "big") * _CSS_DPI / DPI)
+
+
+def figures_of(written: Iterable[Path], captions: Mapping[str, str]) -> list[Figure]:
+    """Pictures with what they show, which ``captions`` says by their files' names without the ending."""
+    return [Figure(path, captions.get(path.stem, "")) for path in written]
 
 
 @dataclass(frozen=True)

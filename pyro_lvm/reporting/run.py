@@ -20,7 +20,7 @@ from pyro_lvm.mapping import RunLatent, latent_run
 from pyro_lvm.progress import Reporter
 from pyro_lvm.reading import LoadedRun, load_run
 from pyro_lvm.reporting.judgement import judged, judgement_finding, judgement_section
-from pyro_lvm.reporting.page import Figure, Finding, Page, Section
+from pyro_lvm.reporting.page import Finding, Page, Section, figures_of
 from pyro_lvm.runs import Run, evaluate_run
 from pyro_lvm.tables import evidence_table, grade_table, neighbourhoods_table, predictive_table
 
@@ -299,7 +299,7 @@ def _training(run: Run, folder: Path) -> Section:
         "Training, and the grade",
         text,
         [grade_table(run.training, run.held_out, title="")],
-        _figures(written),
+        figures_of(written, _CAPTIONS),
     )
 
 
@@ -338,7 +338,7 @@ def _latent_space(latent: RunLatent) -> Section:
             "1 at best."
         ],
         [neighbourhoods_table(latent.neighbourhoods)],
-        _figures(latent.written),
+        figures_of(latent.written, _CAPTIONS),
     )
 
 
@@ -359,12 +359,8 @@ def _predictive(checked: RunCheck) -> Section:
             f"the model makes. The p-values are {found.note}."
         ],
         [predictive_table(found, f"{found.num_rows:,} rows")],
-        _figures([path for path in checked.written if path.suffix == ".png"]),
+        figures_of([path for path in checked.written if path.suffix == ".png"], _CAPTIONS),
     )
-
-
-def _figures(written: list[Path]) -> list[Figure]:
-    return [Figure(path, _CAPTIONS.get(path.stem, "")) for path in written]
 
 
 def _repeat(run: Run) -> Section:
