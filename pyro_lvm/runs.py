@@ -310,7 +310,7 @@ def _unscale_history(history: History, rows: Tensor, scaling: data.Scaling) -> N
 
 def _unscaled(graded: Grade, rows: Tensor, scaling: data.Scaling) -> Grade:
     shift = float(scaling.row_log_jacobian(rows).mean())
-    densities = ("elbo", "elbo_exact", "log_evidence", "log_evidence_ml", "plug_in_evidence")
+    densities = [name for name in vars(graded) if "evidence" in name or name in ("elbo", "elbo_exact")]
     values = {name: getattr(graded, name) for name in densities}
     return replace(graded, **{name: value - shift for name, value in values.items() if value is not None})
 

@@ -20,6 +20,7 @@ _ROWS = (
     ("gap", "gap: what the model lacks", "nats/row", ".2e"),
     ("elbo", "ELBO, by Monte Carlo", "nats/row", ".5f"),
     ("plug_in_evidence", "plug-in evidence: shared latents at their means", "nats/row", ".5f"),
+    ("predictive_evidence", "predictive evidence: over draws of shared latents", "nats/row", ".5f"),
     ("elbo_exact", "ELBO, exact", "nats/row", ".5f"),
     ("kl_to_exact", "KL(guide || exact posterior)", "nats/row", ".2e"),
     ("principal_angle_deg", "angle to the principal subspace", "degrees", ".3f"),

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 
 from pyro_lvm.em import PPCA, MixturePPCA
+from pyro_lvm.em.climb import climb
 from pyro_lvm.em.collapse import Reviver
 from pyro_lvm.em.expectation import expect
 from pyro_lvm.em.parameters import Parameters
@@ -122,6 +124,24 @@ def test_more_starts_are_no_worse(digits):
     """Else the best of several starts isn't the one that is continued."""
     scores = [MixturePPCA(8, 2, n_init=n, random_state=0).fit(digits).score(digits) for n in (1, 4)]
     assert scores[1] > scores[0] + 0.1
+
+
+def test_of_many_starts_the_most_are_given_up_early(digits, monkeypatch):
+    """Else twenty starts cost twenty short runs, or the one that goes on isn't the best of them."""
+    ended = []
+
+    def recorded(rows, start, noise, *, max_steps, **options):
+        ended.append((max_steps, climb(rows, start, noise, max_steps=max_steps, **options)))
+        return ended[-1][1]
+
+    monkeypatch.setattr("pyro_lvm.em.climb.climb", recorded)
+    with pytest.warns(ConvergenceWarning):
+        model = MixturePPCA(5, 2, n_init=20, max_iter=30, random_state=0).fit(digits[::3])
+    assert [steps for steps, _ in ended] == [5] * 20 + [15] * 5 + [10]
+    first, second = ([one.path[-1] for steps, one in ended if steps == length] for length in (5, 15))
+    assert sorted(one.path[0] for steps, one in ended if steps == 15) == pytest.approx(sorted(first)[-5:])
+    assert ended[-1][1].path[0] == pytest.approx(max(second))
+    assert model.n_iter_ == 30
 
 
 def test_duplicates_are_reported():

@@ -2,8 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 from torch import Tensor
 from torch.distributions import Gamma, Normal, kl_divergence
 
@@ -106,6 +109,22 @@ def test_held_out_rows_are_graded_by_a_plug_in_evidence_that_says_so(trained: Pa
     # Held-out rows carry 1/N of the shared latents' cost, N the rows that were trained on.
     one = grade(trained, x[:1], train_rows=planted())
     assert one.elbo > graded.elbo - 30
+
+
+def test_the_predictive_evidence_averages_over_the_loadings(trained: Pair) -> None:
+    # Wrong: what is uncertain about the loadings would be left out, or averaged in nats.
+    x, guide, model = planted(num_rows=500)[400:], trained.guide, trained.model
+    graded = grade(trained, x, train_rows=planted())
+    rng = np.random.default_rng(0)
+    loc, scale, mean = (value.detach().double().numpy() for value in (guide.loc, guide.scale, model.mean))
+    noise, unit = float(model.noise_variance.detach()), float(model.unit)
+    densities = []
+    for _ in range(4000):
+        w = unit * rng.normal(loc, scale)
+        densities.append(multivariate_normal(mean, w @ w.T + noise * np.eye(len(w))).logpdf(x.double().numpy()))
+    expected = float((logsumexp(densities, axis=0) - math.log(4000)).mean())
+    assert graded.predictive_evidence == pytest.approx(expected, abs=5e-3)
+    assert abs(expected - graded.plug_in_evidence) > 1e-2  # type: ignore[operator]
 
 
 def test_the_same_model_whatever_the_unit() -> None:
