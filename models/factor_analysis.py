@@ -14,17 +14,19 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, constraints
 
 from pyro_lvm import em, linear_gaussian
+from pyro_lvm.em.climb import best_start
 from pyro_lvm.em.moments import moments_of
 from pyro_lvm.em.parameters import NoiseModel
-from pyro_lvm.em.rows import MemoryRows
-from pyro_lvm.em.starts import principal_start
+from pyro_lvm.em.rows import MemoryRows, block_rows
+from pyro_lvm.em.starts import principal_start, random_start, start_rows
 from pyro_lvm.em.units import own_units
 from pyro_lvm.errors import PairError
 from pyro_lvm.modules import PairModule, check_latent_dim, feature_units
 from pyro_lvm.plate import data_plate, observe
 
-# Rows that are looked at together.
-_BLOCK = 4096
+# Starts that are tried beside the principal axes, and the steps of EM after which it shows which is best: on digits it
+# does in each of 25 draws of such starts after 50, in 24 after 20, in 17 after five.
+_RANDOM_STARTS, _EM_STEPS = 9, 50
 
 
 class FactorAnalysis(PairModule):
@@ -107,13 +109,13 @@ class FactorAnalysis(PairModule):
         return Normal(z @ self.loadings.T + self.mean, self.noise_scale)
 
     def start(self, x: Tensor, generator: torch.Generator | None = None) -> None:
-        """Start from data, near the principal axes of its standardised features.
+        """Start from data: near the principal axes of its standardised features, or from where EM gets further.
 
-        From small random loadings, training ends on digits in another maximum of the likelihood, 0.04 nats lower.
+        The likelihood has several maxima: on digits one start in four leads to one that is 0.04 nats lower.
 
         Args:
             x: Rows, shape (rows, D), NaN where missing.
-            generator: Source of the axes that the principal ones are found from.
+            generator: Source of the random part.
 
         Raises:
             DataError: A feature has no observed entry, or none varies.
@@ -123,14 +125,17 @@ class FactorAnalysis(PairModule):
         unit = own_units(moments_of(x.double(), scatter=False))
         noise = NoiseModel(isotropic=False, floor=torch.full_like(unit, self.noise_floor))
         random_state = np.random.RandomState(int(torch.randint(2**31, (), generator=generator)))
-        rows = MemoryRows((x.double() - origin) / unit, _BLOCK)
-        near = principal_start(rows, self.latent_dim, noise, random_state)
+        sample = start_rows(x, 0, generator).double()
+        rows = MemoryRows((sample - origin) / unit, block_rows(unit.device, len(unit), 1, self.latent_dim))
+        starts = [principal_start(rows, self.latent_dim, noise, random_state)]
+        starts += [random_start(rows, self.latent_dim, noise, random_state) for _ in range(_RANDOM_STARTS)]
+        best = best_start(rows, starts, noise, steps=_EM_STEPS)
         with torch.no_grad():
             self.origin.copy_(origin)
             self.unit.copy_(unit)
-            self.relative_loadings.copy_(near.loadings[0])
-            self.relative_mean.zero_()
-        self._set_noise(near.noise_variance[0].sqrt())
+            self.relative_loadings.copy_(best.loadings[0])
+            self.relative_mean.copy_(best.means[0])
+        self._set_noise(best.noise_variance[0].sqrt())
         self.started.fill_(True)
 
     def _set_noise(self, relative_scale: Tensor) -> None:

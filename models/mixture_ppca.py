@@ -14,21 +14,21 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_lvm import em, linear_gaussian
-from pyro_lvm.em.climb import climb_from_best
+from pyro_lvm.em.climb import best_start
 from pyro_lvm.em.collapse import Reviver
 from pyro_lvm.em.evaluation import joint_log_evidence
 from pyro_lvm.em.parameters import NoiseModel, Parameters
 from pyro_lvm.em.rows import MemoryRows, block_rows
-from pyro_lvm.em.starts import clustered_start
+from pyro_lvm.em.starts import CLUSTERS_SHOW, clustered_start, start_rows
 from pyro_lvm.errors import DataError, PairError
 from pyro_lvm.mixture_posterior import MixturePosterior
 from pyro_lvm.modules import PairModule, check_latent_dim, feature_units, units_of
 from pyro_lvm.plate import data_plate, observe
 
-# Rows that the start sees: all of a small table, of wide rows fewer, but some of each component.
-_SAMPLE, _ENTRIES, _OF_EACH = 10_000, 2**21, 200
-# What the start tries by EM: the maxima that single starts lead to differ by more than training can make up.
-_NUM_STARTS, _EM_STEPS, _EM_TOLERANCE = 20, 20, 1e-6
+# k-means starts that are tried, and rows of each component that they see at least.
+_NUM_STARTS, _OF_EACH = 20, 200
+# So often is a component that loses its rows at the start put beside the largest: as often as it takes.
+_REVIVALS = 1000
 
 
 class MixturePPCA(PairModule):
@@ -152,26 +152,22 @@ class MixturePPCA(PairModule):
         if len(x) < self.num_components:
             raise DataError(f"num_components={self.num_components} with {len(x)} rows: expected at most one a row")
         scale = unit.square().mean().sqrt()
-        num_rows = min(_SAMPLE, max(_ENTRIES // x.shape[1], _OF_EACH * self.num_components))
-        sample = x[torch.randperm(len(x), generator=generator)[:num_rows]].double()
+        sample = start_rows(x, _OF_EACH * self.num_components, generator).double()
         sample = (sample - origin) / scale
         sample = sample[~sample.isnan().all(1)]
         noise = NoiseModel(isotropic=True, floor=torch.full_like(origin, self.noise_floor))
         random_state = np.random.RandomState(int(torch.randint(2**31, (), generator=generator)))
-        climbed = climb_from_best(
+        best = best_start(
             MemoryRows(sample, block_rows(sample.device, x.shape[1], self.num_components, self.latent_dim)),
             [
                 clustered_start(sample, self.num_components, self.latent_dim, noise, random_state)
                 for _ in range(_NUM_STARTS)
             ],
             noise,
-            max_steps=_EM_STEPS,
-            tol=_EM_TOLERANCE,
-            report=lambda step, evidence: None,
-            # Every component is needed: one that loses its rows is put beside the largest, as often as there are steps.
-            make_repair=lambda: Reviver(_EM_STEPS).repair,
+            first_steps=CLUSTERS_SHOW,
+            make_repair=lambda: Reviver(_REVIVALS).repair,
         )
-        self._adopt(climbed.parameters.from_units(origin, scale.expand_as(origin)), origin, unit)
+        self._adopt(best.from_units(origin, scale.expand_as(origin)), origin, unit)
 
     def _adopt(self, parameters: Parameters, origin: Tensor, unit: Tensor) -> None:
         """Take over parameters in the data's units, held relative to ``origin`` and ``unit``."""

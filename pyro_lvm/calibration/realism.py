@@ -19,10 +19,10 @@ from pyro_lvm.calibration.bands import Array
 from pyro_lvm.calibration.simulating import Simulator, check_counts
 from pyro_lvm.checking.sites import samples
 from pyro_lvm.errors import DataError, PairError
+from pyro_lvm.evidence.observing import rows_first
 from pyro_lvm.evidence.placing import quiet
 from pyro_lvm.evidence.weights import chunk_limit
 from pyro_lvm.pair import Pair
-from pyro_lvm.predictive.replicating import rows_first
 from pyro_lvm.progress import Reporter
 from pyro_lvm.seeding import derived_seed, seeded
 

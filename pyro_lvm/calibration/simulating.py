@@ -14,13 +14,13 @@ from pyro.infer import infer_discrete
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from pyro_lvm.checking.sites import is_deterministic, samples
+from pyro_lvm.checking.sites import samples
 from pyro_lvm.elbo import FIRST_ENUMERATED, by_row, row_frame
 from pyro_lvm.errors import DataError, PairError, PyroLvmError
+from pyro_lvm.evidence.observing import probe_rows, rows_first, simulable
 from pyro_lvm.evidence.placing import Unconditioned, quiet
 from pyro_lvm.evidence.weights import chunk_limit
 from pyro_lvm.pair import Pair, refuse_holes
-from pyro_lvm.predictive.replicating import Sites, find_sites, probe_rows, rows_first
 from pyro_lvm.seeding import derived_seed, seeded
 
 # Rows that are simulated at once, at most: with their draws they have to be in memory together.
@@ -84,7 +84,7 @@ class Simulator:
         self.pair, self._like = pair, like.to(pair.device)
         with _running():
             some = probe_rows(pair, self._like)
-            self._site = _simulable(pair, some)
+            self._site = simulable(pair, some)
         if isinstance(pair.guide, AutoGuide):
             raise PairError(
                 f"the guide {type(pair.guide).__name__} has a posterior of its own for each training row, and none for "
@@ -197,59 +197,6 @@ class Simulator:
             _log_density(model, num_rows, {self._site}),
             None if guide is None else _log_density(guide, num_rows, names),
         )
-
-
-def _simulable(pair: Pair, some: Tensor) -> str:
-    """The site that holds the rows of a model that can be simulated.
-
-    Raises:
-        DataError: There are no rows.
-        PairError: It can't be: a factor, no draws, more than the rows observed, draws that depend on the rows, or
-            latents that rows share.
-    """
-    try:
-        sites: Sites = find_sites(pair, some)
-    except NotImplementedError as error:
-        with seeded(0), quiet(pair, some):
-            trace: Any = poutine.trace(pair.run_model).get_trace(some)
-        name = next((n for n, site in samples(trace).items() if not _can_sample(site)), "x")
-        kind = type(trace.nodes[name]["fn"]).__name__ if name in trace.nodes else "a distribution"
-        raise PairError(
-            f"the model can't be simulated: the site '{name}' has the distribution {kind}, which has no draws; give it "
-            "a sample()"
-        ) from error
-    if sites.shared:
-        raise PairError(
-            f"rows share the latents {', '.join(sites.shared)}, whose posterior the guide knows for the training rows "
-            "alone: calibration on simulated rows needs latents that are a row's own"
-        )
-    with seeded(0), quiet(pair, some):
-        trace = poutine.trace(pair.run_model).get_trace(some)
-    for name, site in samples(trace).items():
-        if math.prod(site["fn"].event_shape) == 0:
-            raise PairError(
-                f"the model can't be simulated: the site '{name}' is a factor, a density without draws; observe a "
-                "distribution instead"
-            )
-        if site["is_observed"] and not is_deterministic(site) and name not in sites.whole_rows:
-            raise PairError(
-                f"the model can't be simulated: the site '{name}' doesn't hold the rows as they are given, so that "
-                "draws of it make no rows; observe the rows themselves, in one site"
-            )
-    if len(sites.whole_rows) != 1:
-        raise PairError(
-            f"the model can't be simulated: it observes the rows {len(sites.whole_rows)} times, at "
-            f"{', '.join(sites.whole_rows)}; observe them in one site"
-        )
-    return sites.whole_rows[0]
-
-
-def _can_sample(site: Any) -> bool:
-    try:
-        site["fn"].sample()
-    except NotImplementedError:
-        return False
-    return True
 
 
 def _has_density(guide: Callable[[Tensor], Any], some: Tensor) -> bool:

@@ -17,8 +17,10 @@ from pyro_lvm.em.rows import Rows
 _WINDOW = 5
 # Of the log-evidence: what it is rounded to.
 _ROUNDING = 1e-14
-# Of many starts, those that fall behind in the first steps give up: one of four goes on, three at least.
-_FIRST_STEPS, _ONE_OF, _LEAST = 5, 4, 3
+# Of many starts that may give up early, one of four goes on, three at least.
+_ONE_OF, _LEAST = 4, 3
+# Where a start is near enough.
+_START_TOLERANCE = 1e-6
 # Steps after which starts can be told from each other (Biernacki, Celeux & Govaert 2003).
 _TRIAL_STEPS = 20
 
@@ -109,10 +111,10 @@ def climb_from_best(
     tol: float,
     report: Report,
     make_repair: Callable[[], Repair] | None = None,
+    first_steps: int | None = None,
+    trial_steps: int = _TRIAL_STEPS,
 ) -> Climb:
     """Run EM from several starts for a few steps each, and from the most likely of them to the end.
-
-    Of more than three starts a quarter, three at least, takes more than the first five of these steps.
 
     Args:
         rows: the rows.
@@ -122,6 +124,9 @@ def climb_from_best(
         tol: as :func:`climb`'s.
         report: as :func:`climb`'s.
         make_repair: makes :func:`climb`'s ``repair``, a new one whenever a climb begins or goes on.
+        first_steps: after so many of these steps all but a quarter of the starts, three at least, give up; None where
+            the first steps don't tell.
+        trial_steps: the few steps.
 
     Returns:
         The best climb, its first steps included.
@@ -145,16 +150,51 @@ def climb_from_best(
     candidates = list(starts)
     if len(candidates) == 1:
         return climb_from(candidates[0], max_steps)
-    taken = min(_TRIAL_STEPS, max_steps)
+    whole = min(trial_steps, max_steps)
     kept = max(_LEAST, len(candidates) // _ONE_OF)
-    if len(candidates) > kept:
-        taken = min(_FIRST_STEPS, max_steps)
-    trials = [climb_from(start, taken) for start in candidates]
-    if len(candidates) > kept:
+    if first_steps is None or first_steps >= whole or len(candidates) <= kept:
+        trials = [climb_from(start, whole) for start in candidates]
+    else:
+        trials = [climb_from(start, first_steps) for start in candidates]
         trials = sorted(trials, key=lambda trial: trial.path[-1])[-kept:]
-        trials = [further(trial, min(_TRIAL_STEPS, max_steps) - taken) for trial in trials]
+        trials = [further(trial, whole - first_steps) for trial in trials]
     best = max(trials, key=lambda trial: trial.path[-1])
-    return further(best, max_steps - _TRIAL_STEPS)
+    return further(best, max_steps - whole)
+
+
+def best_start(
+    rows: Rows,
+    starts: Iterable[Parameters],
+    noise: NoiseModel,
+    *,
+    steps: int = _TRIAL_STEPS,
+    first_steps: int | None = None,
+    make_repair: Callable[[], Repair] | None = None,
+) -> Parameters:
+    """Of several starts the likeliest after a few steps of EM, with these taken: for a search that begins once.
+
+    The maxima that single starts lead to differ by more than what a further search makes up.
+
+    Args:
+        rows: the rows, or some of them.
+        starts: at least one.
+        noise: the noise variances that are allowed.
+        steps: the few steps.
+        first_steps: as :func:`climb_from_best`'s.
+        make_repair: as :func:`climb_from_best`'s.
+    """
+    found = climb_from_best(
+        rows,
+        starts,
+        noise,
+        max_steps=steps,
+        tol=_START_TOLERANCE,
+        report=lambda step, evidence: None,
+        make_repair=make_repair,
+        first_steps=first_steps,
+        trial_steps=steps,
+    )
+    return found.parameters
 
 
 def _step(

@@ -77,7 +77,7 @@ class FactorAnalysis(SingleComponent):
         noise_floor: float = 1e-6,
         tol: float = 1e-9,
         max_iter: int = 1000,
-        n_init: int = 4,
+        n_init: int = 10,
         warm_start: bool = False,
         random_state: Any = None,
         device: str = "auto",

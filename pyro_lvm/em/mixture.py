@@ -18,7 +18,7 @@ from pyro_lvm.em.moments import Moments, sum_moments
 from pyro_lvm.em.parameters import NoiseModel, Parameters
 from pyro_lvm.em.rotation import canonical, ordered
 from pyro_lvm.em.rows import block_rows
-from pyro_lvm.em.starts import clustered_start
+from pyro_lvm.em.starts import CLUSTERS_SHOW, clustered_start
 from pyro_lvm.em.stepwise import Stepwise
 from pyro_lvm.em.table import Table
 from pyro_lvm.em.units import common_unit, warn_of_scales
@@ -46,7 +46,8 @@ class MixturePPCA(MixtureInference):
             of a mixture has no maximum.
         tol: EM has converged when five steps gain less than this together, in nats a row.
         max_iter: steps of EM at most.
-        n_init: starts of EM, by k-means++ and local PCA; the likeliest after a few steps is continued.
+        n_init: starts of EM, by k-means++ and local PCA; the likeliest after a few steps is continued. Of more than
+            three most are given up after five steps.
         warm_start: begin EM with the parameters of the fit before.
         random_state: seed or generator, of the starts and of draws.
         device: "auto" for CUDA where there is one, else the CPU; or a device of PyTorch.
@@ -197,6 +198,7 @@ class MixturePPCA(MixtureInference):
                 tol=self.tol,
                 report=report,
                 make_repair=lambda: Reviver(self.n_mixtures).repair,
+                first_steps=CLUSTERS_SHOW,
             )
         self._accept(result.parameters.from_units(origin, unit))
         self._record(result, moments, unit)

@@ -11,9 +11,25 @@ from torch import Tensor
 from pyro_lvm.em.parameters import NoiseModel, Parameters
 from pyro_lvm.em.rows import Rows
 
+# Rows that show where to begin: all of a small table, of wide rows fewer.
+_SAMPLE, _ENTRIES = 10_000, 2**21
+# Steps of EM that tell which clusters are hopeless: of twenty k-means starts on digits the best leads or nearly so.
+CLUSTERS_SHOW = 5
 # Share of the variance that noise gets at least: what starts without noise moves away slowly.
 _LEAST_NOISE = 0.05
 _POWER_ITERATIONS = 2
+
+
+def start_rows(x: Tensor, at_least: int, generator: torch.Generator | None) -> Tensor:
+    """Some rows, at random, that show where to begin, shape (num_rows, data_dim).
+
+    Args:
+        x: rows, shape (rows, data_dim).
+        at_least: how many are needed, where there are as many, up to 10,000.
+        generator: source of the choice.
+    """
+    count = min(_SAMPLE, max(_ENTRIES // x.shape[1], at_least))
+    return x[torch.randperm(len(x), generator=generator)[:count]]
 
 
 def principal_start(rows: Rows, latent_dim: int, noise: NoiseModel, random_state: np.random.RandomState) -> Parameters:

@@ -6,16 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_lvm.checking.sites import is_deterministic, samples
-from pyro_lvm.elbo import row_frame
-from pyro_lvm.errors import DataError, PairError
+from pyro_lvm.errors import DataError
 from pyro_lvm.evidence.annealing import ais, reverse_ais
 from pyro_lvm.evidence.density import LatentDensity, Start
 from pyro_lvm.evidence.estimate import Estimate
+from pyro_lvm.evidence.observing import rows_first, simulable
 from pyro_lvm.evidence.placing import Unconditioned, quiet
 from pyro_lvm.pair import Pair
 from pyro_lvm.seeding import seeded
@@ -113,37 +111,14 @@ def simulate(pair: Pair, like: Tensor, *, seed: int = 0) -> tuple[Tensor, dict[s
         The rows, of the shape of ``like``, and the latents by site, on the pair's device.
 
     Raises:
-        PairError: The model doesn't observe its rows as one site that can be drawn.
+        PairError: The model doesn't observe its rows as one site that can be drawn, whatever they are.
     """
     x = like.to(pair.device)
     places = LatentDensity(pair, x).places
+    name = simulable(pair, x)
     with seeded(seed), quiet(pair, x):
-        observed: Any = poutine.trace(pair.run_model).get_trace(x)
-        names = [n for n, site in samples(observed).items() if site["is_observed"] and not is_deterministic(site)]
-        try:
-            drawn: Any = poutine.trace(Unconditioned()(pair.run_model)).get_trace(x)
-        except NotImplementedError as error:
-            raise PairError(
-                f"the model can't be simulated: an observed site of {', '.join(names)} has no draws ({error}); use a "
-                "distribution with sample()"
-            ) from error
-    holes = x.isnan() if x.is_floating_point() else torch.zeros_like(x, dtype=torch.bool)
-    seen = [name for name in names if _holds(observed.nodes[name], x, holes)]
-    if len(names) != 1 or len(seen) != 1:
-        odd = next((name for name in names if name not in seen), names[0] if names else "x")
-        raise PairError(
-            f"the model can't be simulated: the site '{odd}' doesn't hold the rows as they are given, so that draws of "
-            "it make no rows; observe the rows themselves, in one site"
-        )
-    value = drawn.nodes[seen[0]]["value"].reshape(x.shape).to(x.dtype)
-    return value.masked_fill(holes, math.nan) if bool(holes.any()) else value, {
-        place.name: drawn.nodes[place.name]["value"] for place in places
-    }
-
-
-def _holds(site: Any, x: Tensor, holes: Tensor) -> bool:
-    """Whether an observed site holds the rows."""
-    value = site["value"]
-    if row_frame(site["cond_indep_stack"], len(x)) is None or value.numel() != x.numel():
-        return False
-    return bool(((value.reshape(x.shape) == x) | holes).all())
+        drawn: Any = poutine.trace(Unconditioned()(pair.run_model)).get_trace(x)
+    rows = rows_first(drawn.nodes[name], len(x)).reshape(x.shape).to(x.dtype)
+    if x.is_floating_point():
+        rows = rows.masked_fill(x.isnan(), math.nan)
+    return rows, {place.name: drawn.nodes[place.name]["value"] for place in places}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyro_lvm.judgement.thresholds import GOOD_NATS
+from pyro_lvm.evidence.gap import GOOD_NATS
 from pyro_lvm.judgement.verdicts import Verdict
 
 # Who loses nats, by the verdict that says how many.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyro_lvm.evidence import Estimate, Gap, Sandwich
-from pyro_lvm.evidence.gap import BETTER_ENCODER, CORRELATED_FAMILY, LESS_BY_HEART, RICHER_FAMILY
+from pyro_lvm.evidence.gap import BETTER_ENCODER, CORRELATED_FAMILY, GOOD_NATS, LESS_BY_HEART, RICHER_FAMILY
 from pyro_lvm.grading import Grade
-from pyro_lvm.judgement.thresholds import CONTRADICTING_ERRORS, GOOD_NATS, ROUNDING, WIDE_NATS, by_nats
+from pyro_lvm.judgement.thresholds import CONTRADICTING_ERRORS, ROUNDING, WIDE_NATS, by_nats
 from pyro_lvm.judgement.verdicts import Level, Verdict
 from pyro_lvm.wording import plus_minus
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 
+from pyro_lvm.evidence.gap import CERTAIN_ERRORS, GOOD_NATS
 from pyro_lvm.judgement.verdicts import Level
 
-# KL, nats a row. 0.01 is a Gaussian posterior shifted by 0.14 of its standard deviation, or too narrow by 7%: hardly to
-# be seen in anything. 0.5 is one shifted by a whole standard deviation, or too narrow by 2.4: what is read off it is
-# another answer. Pinsker: no probability is off by more than the root of half the KL, 0.07 and 0.5.
-GOOD_NATS, BAD_NATS = 0.01, 0.5
+# KL, nats a row: a Gaussian posterior shifted by a whole standard deviation, or too narrow by 2.4. What is read off it
+# is another answer. Pinsker: no probability is off by more than the root of half the KL, here 0.5, at GOOD_NATS 0.07.
+BAD_NATS = 0.5
 # A loss of which it is not sure that it is below this is not called good.
 SURE_NATS = 0.1
 # Bounds on the evidence that are further apart than this leave every loss that is measured from it that uncertain.
 WIDE_NATS = 0.1
-# Standard errors of what is certain; and by which a lower bound may lie above what it bounds: the worst of some twenty
-# comparisons.
-CERTAIN_ERRORS, CONTRADICTING_ERRORS = 3.0, 5.0
+# Standard errors by which a lower bound may lie above what it bounds: the worst of some twenty comparisons.
+CONTRADICTING_ERRORS = 5.0
 # What float32 loses in a row's sums, relative to 1 + |log p(x)|.
 ROUNDING = 1e-5
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from pyro_lvm.errors import DataError
+from pyro_lvm.evidence.observing import find_sites
 from pyro_lvm.pair import Pair
 from pyro_lvm.predictive.measuring import Measuring
 from pyro_lvm.predictive.refitting import Refit, Refits, replicate_by_refits
-from pyro_lvm.predictive.replicating import Replication, find_sites, observed_rows
+from pyro_lvm.predictive.replicating import Replication, observed_rows
 from pyro_lvm.predictive.results import MISFIT, PredictiveCheck, StatisticCheck
 from pyro_lvm.predictive.statistics import Function, Statistic, choose
 from pyro_lvm.seeding import derived_seed

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pyro_lvm.errors import DataError
+from pyro_lvm.evidence.observing import find_sites
 from pyro_lvm.pair import Pair, refuse_holes
-from pyro_lvm.predictive.replicating import Replication, find_sites, replicate
+from pyro_lvm.predictive.replicating import Replication, replicate
 from pyro_lvm.predictive.weights import RowWeights, resample
 
 

@@ -17,8 +17,9 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_lvm.errors import DataError, PairError
+from pyro_lvm.evidence.observing import Sites, find_sites
 from pyro_lvm.pair import Pair
-from pyro_lvm.predictive.replicating import Replication, Sites, find_sites, observed_rows, replicate
+from pyro_lvm.predictive.replicating import Replication, observed_rows, replicate
 from pyro_lvm.predictive.weights import RowWeights, log_likelihood
 
 Form = Literal["InferenceData", "DataTree"]

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from pyro_lvm.errors import DataError, PairError, PyroLvmError, TrainingError
+from pyro_lvm.evidence.observing import Sites, find_sites
 from pyro_lvm.pair import HasEstimator, Pair, refuse_holes
 from pyro_lvm.predictive.measuring import Measuring, Units
-from pyro_lvm.predictive.replicating import Sites, find_sites, replicate
+from pyro_lvm.predictive.replicating import replicate
 from pyro_lvm.progress import Reporter
 from pyro_lvm.retraining import Retraining
 from pyro_lvm.seeding import derived_seed, seeded

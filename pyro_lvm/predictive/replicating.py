@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -13,9 +12,10 @@ from pyro.infer import infer_discrete
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from pyro_lvm.checking.sites import is_deterministic, samples
-from pyro_lvm.elbo import FIRST_ENUMERATED, draw_rows, row_frame
+from pyro_lvm.checking.sites import samples
+from pyro_lvm.elbo import FIRST_ENUMERATED, draw_rows
 from pyro_lvm.errors import DataError, PairError, PyroLvmError
+from pyro_lvm.evidence.observing import PROBE_ROWS, Sites, find_sites, frame_of, is_fixed, rows_first
 from pyro_lvm.evidence.placing import Unconditioned
 from pyro_lvm.evidence.weights import chunk_limit, row_blocks
 from pyro_lvm.pair import Pair, holes_refused, refuse_holes
@@ -31,9 +31,6 @@ guide, each row's own latents from their prior: new rows of the same population.
 (Gelman, Meng & Stern 1996, "Posterior predictive assessment of model fitness", Statistica Sinica 6; Marshall &
 Spiegelhalter 2007, Bayesian Analysis 2.)
 """
-
-# Rows that show what sites a model has: as many as the first of these that is no other plate's size.
-_PROBE_ROWS = (16, 13, 11)
 
 
 @dataclass(frozen=True)
@@ -52,34 +49,6 @@ class Draws:
     latents: Mapping[str, Tensor]
     shared: Mapping[str, Tensor]
     log_weights: Tensor | None
-
-
-@dataclass(frozen=True)
-class Sites:
-    """What a model draws.
-
-    Attributes:
-        observed: Sites that are observed for each row.
-        shared: Latents that all rows share.
-        whole_rows: Of the observed sites, those that hold the rows as they are given.
-    """
-
-    observed: tuple[str, ...]
-    shared: tuple[str, ...]
-    whole_rows: tuple[str, ...]
-
-    def choose(self, site: str | None) -> str:
-        """The observed site of this name, or the only one.
-
-        Raises:
-            PairError: There is none of this name, or there are several and none is named.
-        """
-        if site is not None and site in self.observed:
-            return site
-        if site is not None or len(self.observed) != 1:
-            given = "no site" if site is None else f"site='{site}'"
-            raise PairError(f"{given} was chosen: expected one that the model observes, of {', '.join(self.observed)}")
-        return self.observed[0]
 
 
 def replicate(
@@ -142,54 +111,6 @@ def replicate(
             reporter.update(done, num_draws, "draws")
 
 
-def find_sites(pair: Pair, x: Tensor) -> Sites:
-    """What the model draws for rows like these.
-
-    Raises:
-        DataError: There are no rows.
-        PairError: The model observes nothing for each row, or its draws of a row depend on the row.
-    """
-    some = probe_rows(pair, x)
-    with pair.evaluating(), poutine.block(), feeding(None):
-        with seeded(0):
-            trace: Any = poutine.trace(pair.run_model).get_trace(some)
-        found = samples(trace)
-        observed = [name for name, site in found.items() if _is_data(site) and _frame(site, len(some)) is not None]
-        if not observed:
-            raise PairError(
-                "the model observes no site inside a vectorized plate over its rows: there is nothing to draw; observe "
-                "the rows inside `with data_plate(x):`"
-            )
-        shared = [n for n, site in found.items() if not site["is_observed"] and _frame(site, len(some)) is None]
-        whole = [name for name in observed if _holds(found[name], some)]
-        drawn = [_free_draw(pair, rows, observed) for rows in (some, some.roll(1, 0))]
-    for name in whole:
-        if not torch.allclose(drawn[0][name], drawn[1][name], rtol=0, atol=0, equal_nan=True):
-            raise PairError(
-                f"the model's draws of '{name}' depend on the rows that it is to draw: what it makes of their values "
-                "before it observes them is no replicate; take x for its shape alone"
-            )
-    return Sites(tuple(observed), tuple(shared), tuple(whole))
-
-
-def probe_rows(pair: Pair, x: Tensor) -> Tensor:
-    """The first few rows, on the pair's device: where it can be, as many as no plate has but the one over rows.
-
-    Raises:
-        DataError: There are no rows.
-    """
-    if len(x) == 0:
-        raise DataError("there are no rows: expected one at least")
-    for count in _PROBE_ROWS:
-        some = x[:count].to(pair.device)
-        with pair.evaluating(), poutine.block(), feeding(None), seeded(0):
-            trace: Any = poutine.trace(pair.run_model).get_trace(some)
-        plates = (frame for site in samples(trace).values() for frame in site["cond_indep_stack"] if frame.vectorized)
-        if len({frame.name for frame in plates if frame.size == len(some)}) < 2:
-            return some
-    return x[: _PROBE_ROWS[0]].to(pair.device)
-
-
 def observed_rows(pair: Pair, x: Tensor, site: str | None = None) -> Tensor:
     """What the model observes at a site, shape (rows, ...), NaN where missing, on the CPU.
 
@@ -240,7 +161,7 @@ def _only_holes_stop(pair: Pair, x: Tensor) -> bool:
         return False
     with pair.evaluating(), poutine.block(), feeding(None), seeded(0):
         try:
-            pair.run_guide(x[: _PROBE_ROWS[0]].nan_to_num().to(pair.device))
+            pair.run_guide(x[: PROBE_ROWS[0]].nan_to_num().to(pair.device))
         except ValueError:
             return False
     return True
@@ -272,7 +193,7 @@ def shared_part(trace: Any, num_rows: int) -> Any:
     """A trace of what all rows share, of a trace over ``num_rows`` rows."""
     kept: Any = poutine.Trace()
     for name, site in samples(trace).items():
-        if _frame(site, num_rows) is None and not site["is_observed"]:
+        if frame_of(site, num_rows) is None and not site["is_observed"]:
             kept.add_node(name, **site)
     return kept
 
@@ -285,9 +206,9 @@ def _split(model: Any, sites: Sites, copies: int, num_rows: int, log_weights: Te
     found = samples(model)
     latents, shared = {}, {}
     for name, site in found.items():
-        if name in sites.observed or site["is_observed"] or _is_fixed(site):
+        if name in sites.observed or site["is_observed"] or is_fixed(site):
             continue
-        if _frame(site, copies * num_rows) is None:
+        if frame_of(site, copies * num_rows) is None:
             shared[name] = site["value"][None].cpu()
         else:
             latents[name] = rows_of(site)
@@ -297,38 +218,3 @@ def _split(model: Any, sites: Sites, copies: int, num_rows: int, log_weights: Te
         shared,
         None if log_weights is None else log_weights.reshape(copies, num_rows).cpu(),
     )
-
-
-def _free_draw(pair: Pair, rows: Tensor, observed: list[str]) -> dict[str, Tensor]:
-    with seeded(0):
-        trace: Any = poutine.trace(Unconditioned()(pair.run_model)).get_trace(rows)
-    return {name: trace.nodes[name]["value"] for name in observed}
-
-
-def _is_data(site: Any) -> bool:
-    """Whether a site is observed, and no deterministic or factor in the dress of one."""
-    return bool(site["is_observed"]) and not _is_fixed(site)
-
-
-def _is_fixed(site: Any) -> bool:
-    return is_deterministic(site) or math.prod(site["fn"].event_shape) == 0
-
-
-def _frame(site: Any, num_rows: int) -> Any:
-    return row_frame(site["cond_indep_stack"], num_rows)
-
-
-def rows_first(site: Any, num_rows: int) -> Tensor:
-    """A site's value with its rows along the first dimension."""
-    value: Tensor = site["value"]
-    return value.movedim(_frame(site, num_rows).dim - site["fn"].event_dim, 0)
-
-
-def _holds(site: Any, rows: Tensor) -> bool:
-    """Whether a site's values are the rows' own, but for what fills their holes."""
-    value = rows_first(site, len(rows))
-    if value.numel() != rows.numel():
-        return False
-    given = rows.reshape(value.shape)
-    missing = given.isnan() if given.is_floating_point() else torch.zeros_like(given, dtype=torch.bool)
-    return bool(((value == given) | missing).all())

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from pyro_lvm.elbo import draw_rows
 from pyro_lvm.errors import DataError, PairError
+from pyro_lvm.evidence.observing import find_sites
 from pyro_lvm.evidence.weights import WeightSums, chunk_limit, row_blocks
 from pyro_lvm.pair import Pair, refuse_holes
 from pyro_lvm.plate import feeding
-from pyro_lvm.predictive.replicating import find_sites, replicate, shared_part
+from pyro_lvm.predictive.replicating import replicate, shared_part
 from pyro_lvm.seeding import derived_seed, seeded
 
 # Pareto-k above which draws of the guide don't stand for the posterior (Vehtari et al. 2024).

@@ -59,7 +59,7 @@ def test_a_planted_fault_is_named(how: str, bad: tuple[str, ...], said: tuple[st
     assert found.summary.startswith("Most is lost by the encoder"), str(found)
     # What the encoder is said to miss is the exact KL, which differs from row to row where the guide ignores them.
     kl, missed = found["posterior"].figures["kl"], found["encoder"].figures
-    assert missed["loss"] == pytest.approx(kl, abs=4 * missed["error"] + 0.3 * kl)
+    assert missed["loss"] == pytest.approx(kl, abs=4 * missed["error"] + 0.5 * kl)
     assert all(verdict.advice for verdict in found.verdicts if verdict.level == "bad")
 
 
