@@ -18,7 +18,7 @@ from rich.table import Table
 
 from pyro_lvm import evidence, load
 from pyro_lvm.predictive import row_weights
-from pyro_lvm.reading import some_rows
+from pyro_lvm.seeding import some_rows
 
 
 def static_rows(root: Path, part: str) -> torch.Tensor:
