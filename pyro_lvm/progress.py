@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -102,13 +103,28 @@ class Reporter:
         return _Terminal(self._title, console) if console.is_terminal else _Lines(self._title)
 
     def __enter__(self) -> Reporter:
+        self._token = _CURRENT.set(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _CURRENT.reset(self._token)
         if self._display is not None:
             self._display.close()
+
+
+_CURRENT: ContextVar[Reporter | None] = ContextVar("pyro_lvm_reporter", default=None)
+
+
+def report(done: int, total: int, note: str = "") -> None:
+    """Show how far a part is of the work that a :class:`Reporter` shows, if one does.
+
+    For what is called with no word on progress, as a model's ``start`` is.
+    """
+    reporter = _CURRENT.get()
+    if reporter is not None:
+        reporter.update(done, total, note)
 
 
 def _in_notebook() -> bool:

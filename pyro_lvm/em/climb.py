@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable
 
 import torch
@@ -12,6 +13,7 @@ from pyro_lvm.em.expectation import Statistics, expect
 from pyro_lvm.em.maximization import maximise
 from pyro_lvm.em.parameters import NoiseModel, Parameters, from_vector, to_vector
 from pyro_lvm.em.rows import Rows
+from pyro_lvm.progress import report
 
 # A single accelerated step may gain little by chance, this many together don't.
 _WINDOW = 5
@@ -151,7 +153,7 @@ def climb_from_best(
     if len(candidates) == 1:
         return climb_from(candidates[0], max_steps)
     whole = min(trial_steps, max_steps)
-    kept = max(_LEAST, len(candidates) // _ONE_OF)
+    kept = _kept(len(candidates))
     if first_steps is None or first_steps >= whole or len(candidates) <= kept:
         trials = [climb_from(start, whole) for start in candidates]
     else:
@@ -160,6 +162,11 @@ def climb_from_best(
         trials = [further(trial, whole - first_steps) for trial in trials]
     best = max(trials, key=lambda trial: trial.path[-1])
     return further(best, max_steps - whole)
+
+
+def _kept(num_starts: int) -> int:
+    """How many of so many starts don't give up early."""
+    return min(num_starts, max(_LEAST, num_starts // _ONE_OF))
 
 
 def best_start(
@@ -183,13 +190,22 @@ def best_start(
         first_steps: as :func:`climb_from_best`'s.
         make_repair: as :func:`climb_from_best`'s.
     """
+    candidates = list(starts)
+    taken = itertools.count(1)
+    most = len(candidates) * steps
+    if first_steps is not None:
+        most -= (len(candidates) - _kept(len(candidates))) * (steps - first_steps)
+
+    def show(step: int, evidence: float) -> None:
+        report(min(next(taken), most), most, "looking for a start")
+
     found = climb_from_best(
         rows,
-        starts,
+        candidates,
         noise,
         max_steps=steps,
         tol=_START_TOLERANCE,
-        report=lambda step, evidence: None,
+        report=show,
         make_repair=make_repair,
         first_steps=first_steps,
         trial_steps=steps,
