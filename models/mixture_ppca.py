@@ -25,9 +25,9 @@ from pyro_lvm.mixture_posterior import MixturePosterior
 from pyro_lvm.modules import PairModule, check_latent_dim, feature_units, units_of
 from pyro_lvm.plate import data_plate, observe
 
-# k-means starts that are tried, and rows of each component that they see at least.
+# k-means starts that are tried, and rows that they see at least, of wide ones too, for each component.
 _NUM_STARTS, _OF_EACH = 20, 200
-# So often is a component that loses its rows at the start put beside the largest: as often as it takes.
+# Of components that lose their rows at the start: more than it has steps, so that none is ever given up.
 _REVIVALS = 1000
 
 
@@ -149,12 +149,14 @@ class MixturePPCA(PairModule):
             DataError: There are fewer rows than components, or a feature has no observed entry.
         """
         origin, unit = feature_units(x)
-        if len(x) < self.num_components:
-            raise DataError(f"num_components={self.num_components} with {len(x)} rows: expected at most one a row")
+        there = x[~x.isnan().all(1)]
+        if len(there) < self.num_components:
+            raise DataError(
+                f"num_components={self.num_components} with {len(there)} rows in which something is observed: expected "
+                "at most one a row"
+            )
         scale = unit.square().mean().sqrt()
-        sample = start_rows(x, _OF_EACH * self.num_components, generator).double()
-        sample = (sample - origin) / scale
-        sample = sample[~sample.isnan().all(1)]
+        sample = (start_rows(there, _OF_EACH * self.num_components, generator).double() - origin) / scale
         noise = NoiseModel(isotropic=True, floor=torch.full_like(origin, self.noise_floor))
         random_state = np.random.RandomState(int(torch.randint(2**31, (), generator=generator)))
         best = best_start(
@@ -244,9 +246,17 @@ class MixturePPCA(PairModule):
 
         Args:
             x: Rows, shape (rows, D), NaN where missing.
+
+        Raises:
+            DataError: A component loses its rows on the way: with as many there is no maximum near.
         """
         estimator = self.to_estimator().set_params(warm_start=True, tol=1e-7, max_iter=2000)
-        return self.from_estimator(estimator.fit(x.cpu().numpy()), torch.float64).to(x.device)
+        best = self.from_estimator(estimator.fit(x.cpu().numpy()), torch.float64).to(x.device)
+        if best.num_components < self.num_components:
+            raise DataError(
+                f"num_components={self.num_components}: EM keeps {best.num_components} of them; choose fewer components"
+            )
+        return best
 
     def _exact(self) -> Parameters:
         weights, means, loadings, noise = (

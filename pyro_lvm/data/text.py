@@ -120,7 +120,7 @@ def _open(path: Path) -> Iterator[io.TextIOWrapper]:
         yield handle
 
 
-def _records(handle: io.TextIOWrapper, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _records(handle: io.TextIOWrapper, delimiter: str, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of every record that isn't blank (pandas skips blank lines as well)."""
     handle.seek(0)
     if delimiter == _WHITESPACE:
@@ -128,7 +128,7 @@ def _records(handle: io.TextIOWrapper, delimiter: str) -> Iterator[tuple[int, li
             if fields := line.split():
                 yield number, fields
         return
-    reader = csv.reader(handle, delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(handle, delimiter=delimiter, skipinitialspace=True, strict=strict)
     for fields in reader:
         if fields not in ([], [""]):
             yield reader.line_num, fields
@@ -144,11 +144,21 @@ def _sniff(handle: io.TextIOWrapper, whitespace: bool) -> tuple[str, list[list[s
     }
     for delimiter, sample in samples.items():
         widths = {len(fields) for fields in sample}
-        if len(widths) == 1 and widths != {1}:
+        if len(widths) == 1 and widths != {1} and _quotes_match(handle, delimiter):
             return delimiter, sample
     # One column, or a ragged file: then the first record tells best what was meant.
     delimiter = max(reversed(candidates), key=lambda candidate: len(samples[candidate][0]) if samples[candidate] else 0)
     return delimiter, samples[delimiter]
+
+
+def _quotes_match(handle: io.TextIOWrapper, delimiter: str) -> bool:
+    """Whether quotes are around whole fields: by a wrong delimiter one may open within a name, and take in the rest."""
+    try:
+        for _ in itertools.islice(_records(handle, delimiter, strict=True), _SAMPLE_RECORDS):
+            pass
+    except csv.Error:
+        return False
+    return True
 
 
 def _looks_like_header(sample: Sequence[Sequence[str]]) -> bool:

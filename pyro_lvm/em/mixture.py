@@ -46,8 +46,8 @@ class MixturePPCA(MixtureInference):
             of a mixture has no maximum.
         tol: EM has converged when five steps gain less than this together, in nats a row.
         max_iter: steps of EM at most.
-        n_init: starts of EM, by k-means++ and local PCA; the likeliest after a few steps is continued. Of more than
-            three most are given up after five steps.
+        n_init: starts of EM, by k-means++ and local PCA; the likeliest after a few steps is continued. After five
+            steps all but a quarter of them, or three, are given up.
         warm_start: begin EM with the parameters of the fit before.
         random_state: seed or generator, of the starts and of draws.
         device: "auto" for CUDA where there is one, else the CPU; or a device of PyTorch.

@@ -21,15 +21,22 @@ _POWER_ITERATIONS = 2
 
 
 def start_rows(x: Tensor, at_least: int, generator: torch.Generator | None) -> Tensor:
-    """Some rows, at random, that show where to begin, shape (num_rows, data_dim).
+    """Some rows, at random, that show where to begin, shape (num_rows, data_dim): each feature is observed in one.
 
     Args:
-        x: rows, shape (rows, data_dim).
+        x: rows, shape (rows, data_dim), NaN where missing; in each something is observed, and each feature in one.
         at_least: how many are needed, where there are as many, up to 10,000.
         generator: source of the choice.
     """
-    count = min(_SAMPLE, max(_ENTRIES // x.shape[1], at_least))
-    return x[torch.randperm(len(x), generator=generator)[:count]]
+    order = torch.randperm(len(x), generator=generator)
+    chosen, left = order.tensor_split([min(_SAMPLE, max(_ENTRIES // x.shape[1], at_least))])
+    sample = x[chosen]
+    unseen = sample.isnan().all(0)
+    if bool(unseen.any()):
+        # The first row with each.
+        more = left[(~x[left][:, unseen].isnan()).byte().argmax(0)].unique()
+        sample = torch.cat([sample, x[more]])
+    return sample
 
 
 def principal_start(rows: Rows, latent_dim: int, noise: NoiseModel, random_state: np.random.RandomState) -> Parameters:

@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_lvm.checking.sites import is_deterministic, is_factor, samples
+from pyro_lvm.checking.sites import innermost, is_deterministic, is_factor, samples
 from pyro_lvm.elbo import row_frame
 from pyro_lvm.errors import DataError, PairError
 from pyro_lvm.evidence.placing import Unconditioned, quiet
@@ -123,7 +123,7 @@ def simulable(pair: Pair, x: Tensor) -> str:
         sites = find_sites(pair, some)
     except NotImplementedError as error:
         name = next((name for name, site in found.items() if not _can_sample(site)), "x")
-        kind = type(found[name]["fn"]).__name__ if name in found else "a distribution"
+        kind = type(innermost(found[name]["fn"])).__name__ if name in found else "a distribution"
         raise PairError(
             f"the model can't be simulated: the site '{name}' has the distribution {kind}, which has no draws; give it "
             "a sample()"

@@ -273,6 +273,13 @@ def tables(draw: st.DrawFn) -> pd.DataFrame:
     return pd.DataFrame(values, columns=names + [f"c{i}" for i in range(len(names), data_dim)])
 
 
+def test_a_name_with_another_files_delimiter_and_a_quote(tmp_path: Path) -> None:
+    """The wrong delimiter would open a quote in the header that takes in the whole file."""
+    dataset = load(write(tmp_path, 'n,"n;"""\n0.1,0.2\n0.3,0.4\n'))
+    assert dataset.feature_names == ("n", 'n;"')
+    assert equal(dataset, [[0.1, 0.2], [0.3, 0.4]])
+
+
 @pytest.mark.filterwarnings("ignore:.*float32 keeps:UserWarning")  # neighbouring float32s, written as short decimals
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=tables(), delimiter=st.sampled_from(",;\t"), quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))

@@ -69,14 +69,13 @@ def test_bounds_bracket_the_exact_evidence(make: Callable[[], Pair]) -> None:
     """Wrong: what is called a bound isn't one, or is of another quantity."""
     pair = make()
     like = torch.zeros(30, 4 if make is mixture else 6)
-    rows, _ = simulate(pair, like, seed=0)
+    rows, _ = simulate(pair, like, seed=1)
     truth = pair.model.log_evidence(rows).detach().numpy()
-    both = sandwich(pair, like, 60, 8, leapfrogs=4)
+    both = sandwich(pair, like, 60, 8, leapfrogs=4, seed=1)
     assert bracketed(both, truth)
     assert 0 < both.width < 0.8
-    # Each on its side, as far as draws can tell: the same estimate twice would have no width.
-    assert both.lower.mean - both.lower.particle_standard_error < truth.mean()
-    assert truth.mean() < both.upper.mean + both.upper.particle_standard_error
+    # Each on its side: a bound that is a mere estimate is as often above as below.
+    assert both.lower.mean < truth.mean() < both.upper.mean
     assert both.lower.acceptances is not None
     assert 0.5 < float(both.lower.acceptances.min()) <= float(both.lower.acceptances.max()) < 0.85
 
