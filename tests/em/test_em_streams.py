@@ -23,7 +23,7 @@ NAN = math.nan
 ESTIMATORS = [
     PPCA(2, random_state=0),
     PPCA(2, method="em", random_state=0),
-    FactorAnalysis(2, random_state=0),
+    FactorAnalysis(2, n_init=4, random_state=0),
     MixturePPCA(2, 1, random_state=0),
 ]
 
