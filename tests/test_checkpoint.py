@@ -73,7 +73,7 @@ def test_killed_at_random_moments_and_resumed_is_the_same_bit_for_bit(tmp_path: 
     whole.mkdir()
     pieces.mkdir()
     subprocess.run([sys.executable, "-c", SCRIPT, str(whole), "start", kind], check=True)
-    delays = np.random.default_rng(0).uniform(0, 0.3, 3).tolist()
+    delays = np.random.default_rng(0).uniform(0, 0.3, 2).tolist()
     killed_and_resumed(pieces, kind, delays)
     same(whole, pieces)
 
