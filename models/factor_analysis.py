@@ -127,13 +127,15 @@ class FactorAnalysis(PairModule):
         """
         origin, _ = feature_units(x)
         # The units that EM has, so that a floor means the same: of a feature that hardly varies too, it is its own.
-        unit = own_units(moments_of(x.double(), scatter=False))
+        moments = moments_of(x.double(), scatter=len(x) > x.shape[1] and x.shape[1] ** 2 <= _ENTRIES)
+        unit = own_units(moments)
         noise = NoiseModel(isotropic=False, floor=torch.full_like(unit, self.noise_floor))
         random_state = np.random.RandomState(int(torch.randint(2**31, (), generator=generator)))
-        standardised = (x.double() - origin) / unit
-        if len(x) > x.shape[1] and x.shape[1] ** 2 <= _ENTRIES and not bool(x.isnan().any()):
+        if moments.scatter is None:
+            standardised = (x.double() - origin) / unit
+        else:
             # Of the same likelihood, however many rows there are.
-            standardised = equivalent_rows(moments_of(x.double(), scatter=True), origin, unit)
+            standardised = equivalent_rows(moments, origin, unit)
         rows = MemoryRows(standardised, block_rows(unit.device, len(unit), 1, self.latent_dim))
         best = principal_start(rows, self.latent_dim, noise, random_state)
         if standardised.numel() <= _ENTRIES:

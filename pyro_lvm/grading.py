@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ from pyro_lvm.pair import (
     refuse_holes,
 )
 from pyro_lvm.progress import report
-from pyro_lvm.seeding import seeded
+from pyro_lvm.seeding import seeded, some_rows
 from pyro_lvm.wording import plus_minus
 
 # Draws a row for the ELBO: near the exact posterior every draw gives the same value, and far from it the standard error
@@ -144,11 +144,12 @@ def grade(pair: Pair, x: Tensor, *, train_rows: Tensor | None = None, seed: int 
             if "log_evidence" in figures:
                 figures["elbo_exact"] = figures["log_evidence"] - kl
         if isinstance(model, HasPlugInEvidence) and isinstance(pair.guide, SharesLatents):
-            plug_in = model.plug_in_evidence(x, pair.guide.shared_means()).double()
+            shared = pair.guide.shared_means()
+            plug_in = model.plug_in_evidence(x, shared).double()
             figures["plug_in_evidence"] = float(plug_in.mean())
-            some = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
-            some = some[: max(_LEAST_ROWS, _SHARED_ENTRIES // max(1, x[:1].numel()))].to(x.device)
-            gained = _predictive_evidence(pair, model, x[some], list(pair.guide.shared_means())) - plug_in[some]
+            count = max(_LEAST_ROWS, _SHARED_ENTRIES // max(1, x[:1].numel()))
+            some = some_rows(torch.arange(len(x), device=x.device), count, np.random.default_rng(seed))
+            gained = _predictive_evidence(pair, model, x[some], shared) - plug_in[some]
             figures["predictive_evidence"] = float(plug_in.mean() + gained.mean())
         noise_variance = getattr(model, "noise_variance", None)
         if isinstance(noise_variance, Tensor) and noise_variance.numel() == 1:
@@ -166,7 +167,7 @@ def _mean_kl(model: HasExactPosterior, guide: Encodes, x: Tensor) -> float:
     return float(torch.cat(parts).mean())
 
 
-def _predictive_evidence(pair: Pair, model: HasPlugInEvidence, x: Tensor, shared: Sequence[str]) -> Tensor:
+def _predictive_evidence(pair: Pair, model: HasPlugInEvidence, x: Tensor, shared: Collection[str]) -> Tensor:
     """log of the mean of p(x | shared) over draws of q(shared), shape (rows,)."""
     total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     for draw in range(_SHARED_DRAWS):

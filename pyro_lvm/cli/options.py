@@ -25,6 +25,10 @@ ScaleArg = Annotated[
 BinarizeArg = Annotated[
     str, typer.Option("--binarize", help="Grey values to zeros and ones: none, static (once) or dynamic (each batch).")
 ]
+OthersArg = Annotated[
+    str | None, typer.Option("--data", help="Other rows; else the run's held-out ones, or all of its own.")
+]
+RowsSeedArg = Annotated[int, typer.Option("--seed", help="Seed of the choice of rows and of the draws.")]
 DropArg = Annotated[str | None, typer.Option("--drop", help="Columns of a table to leave out: A,B.")]
 LabelArg = Annotated[str | None, typer.Option("--label", help="Column of a table that holds labels, for the figures.")]
 FeaturesArg = Annotated[

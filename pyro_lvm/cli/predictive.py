@@ -16,8 +16,10 @@ from pyro_lvm.cli.options import (
     FileArg,
     JsonArg,
     LabelArg,
+    OthersArg,
     QuietArg,
     RootArg,
+    RowsSeedArg,
     RunArg,
     data_source,
 )
@@ -51,14 +53,12 @@ def ppc_command(
         int | None, typer.Option("--rows", help="As many rows at random; else all, if not too many.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; else `ppc` in the run's.")] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Other rows; else the run's held-out ones, or all of its own.")
-    ] = None,
+    data: OthersArg = None,
     data_root: RootArg = None,
     drop: DropArg = None,
     label: LabelArg = None,
     features: FeaturesArg = None,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of rows and of the draws.")] = 0,
+    seed: RowsSeedArg = 0,
     pair: FileArg = None,
     device: DeviceArg = "auto",
     as_json: JsonArg = False,
